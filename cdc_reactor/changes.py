@@ -1,0 +1,403 @@
+"""Rows and changes: what a handler sees.
+
+A team states the columns that it needs in a `Row` model; a `Change` is the typed create, update, delete or truncate of one
+such row. Rows are read on first access, so that a handler that looks at ten of a thousand changes pays for ten. Nothing here
+guesses: what Debezium did not send raises `ImageUnavailable`, what cannot be read raises `DecodeError`; both name the table,
+the position and the cure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, cast
+
+import msgspec
+from msgspec import Raw
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, create_model
+from pydantic_core import CoreSchema
+from typing_extensions import TypeVar, Unpack
+
+from cdc_reactor.columns import Placeholder, guard
+from cdc_reactor.envelope import Envelope, Lsn, Operation, RowImage, RowSchema, Source, TableId, is_null, read_image
+from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# The wire values by which Debezium's JSON shows "nothing" in a NOT NULL column of a key-only before image: JsonConverter
+# puts the schema's default in place of null (`replace.null.with.default`), and the default of such a column is zero.
+_NOTHING = (None, "", 0, False, "AA==", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000000Z", "00:00:00Z")
+
+
+class Row(BaseModel):
+    """The columns of one table that a team needs: `class User(Row, table="public.users", key=("id",)): …`.
+
+    Columns that the model does not name are never looked at. `key` names the columns that identify a row (a field `id`
+    by default); changes of one key reach a handler in order, and a table without any is one single lane.
+    `identity="full"` states that the table has REPLICA IDENTITY FULL, `"default"` that it has not; without it a delete
+    whose columns beside the key are all empty counts as one that carries its key only.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=(), defer_build=False, ser_json_bytes="base64"
+    )
+
+    table_id: ClassVar[TableId]
+    key_columns: ClassVar[tuple[str, ...]]
+    replica_identity: ClassVar[str | None]
+
+    def __init_subclass__(
+        cls,
+        *,
+        table: str | None = None,  # noqa: ARG003 - read by __pydantic_init_subclass__, once the fields are known
+        key: Sequence[str] | None = None,  # noqa: ARG003 - the same
+        identity: str | None = None,  # noqa: ARG003 - the same
+        **kwargs: Unpack[ConfigDict],
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(
+        cls, *, table: str | None = None, key: Sequence[str] | None = None, identity: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if table is None:
+            return
+        schema, dot, name = table.rpartition(".")
+        if not (schema and dot and name):
+            raise DefinitionError(f'{cls.__name__}: table={table!r} must name schema and table, as "public.users"')
+        if identity not in (None, "full", "default"):
+            raise DefinitionError(f'{cls.__name__}: identity={identity!r} must be "full" or "default"')
+        if isinstance(key, str):
+            raise DefinitionError(f'{cls.__name__}: key={key!r} must be a tuple of columns, as ("{key}",)')
+        columns = columns_of(cls)
+        unknown = [column for column in key or () if column not in columns and column not in cls.model_fields]
+        if unknown:
+            raise DefinitionError(
+                f"{cls.__name__}: key names {', '.join(map(repr, unknown))}, which are no fields; "
+                f"it has {', '.join(columns)}"
+            )
+        cls.table_id = TableId(schema, name)
+        default = ("id",) if "id" in columns else ()
+        cls.key_columns = default if key is None else tuple(column_of(cls, name) for name in key)
+        cls.replica_identity = identity
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler, /) -> CoreSchema:
+        return guard(handler(source))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            model = type(self)
+            if name in model.model_fields:
+                raise ImageUnavailable(_not_sent(model, name))
+            return super().__getattr__(name)
+
+
+def columns_of(model: type[Row]) -> dict[str, str]:
+    """Map the column names that a Row reads to its field names."""
+    return {(f.validation_alias if isinstance(f.validation_alias, str) else name): name for name, f in model.model_fields.items()}
+
+
+def column_of(model: type[Row], name: str) -> str:
+    """Return the column behind a field name (or the name itself, where it is a column)."""
+    field = model.model_fields.get(name)
+    return field.validation_alias if field is not None and isinstance(field.validation_alias, str) else name
+
+
+def _not_sent(model: type[Row], name: str) -> str:
+    return (
+        f"{model.table_id}: column {column_of(model, name)} was not sent. Either its large value did not change (TOAST), "
+        f"or the table's REPLICA IDENTITY is not FULL and a delete carries only its key. Cure: ALTER TABLE {model.table_id} "
+        f'REPLICA IDENTITY FULL; where that is so already, declare identity="full" on {model.__name__}'
+    )
+
+
+# A default, so that a bare `Batch` or `Create` in an annotation means any row.
+R = TypeVar("R", bound=Row, default=Row)
+
+
+class RowReader(Generic[R]):
+    """Reads row images into one Row model; one for each table."""
+
+    def __init__(self, model: type[R], placeholder: Placeholder) -> None:
+        self.model = model
+        self.placeholder = placeholder
+        self.columns = columns_of(model)
+        self._validate_json = model.__pydantic_validator__.validate_json
+        self._plans: dict[RowSchema, list[tuple[str, Any]]] = {}
+
+    def read(self, image: RowImage, schema: RowSchema | None, *, deleted: bool = False) -> R:
+        """Read an image; DecodeError where the Row cannot hold it.
+
+        `deleted` says that it is a delete's before image, which may hold nothing but the key.
+        """
+        if schema is None and type(image) is Raw and not deleted:
+            data = bytes(image)
+            if not self.placeholder.might_occur(data):
+                try:
+                    return cast(R, self._validate_json(data))
+                except ValidationError:
+                    pass  # the long way finds the words
+        return self._read_columns(image, schema, deleted=deleted)
+
+    def _read_columns(self, image: RowImage, schema: RowSchema | None, *, deleted: bool) -> R:
+        wire = read_image(image)
+        if wire is None:
+            raise DecodeError(f"{self.model.table_id}: there is no row in this image")
+        unsent = {c for c in self.columns if c in wire and self.placeholder.matches(wire[c])}
+        if deleted and self._is_key_only(wire, schema):
+            unsent.update(c for c in self.columns if c in wire and c not in self.model.key_columns)
+        values = {c: wire[c] for c in self.columns if c in wire and c not in unsent}
+        if schema is not None:
+            self._convert(values, schema)
+        return self._validate(values, frozenset(unsent))
+
+    def _is_key_only(self, wire: Mapping[str, Any], schema: RowSchema | None) -> bool:
+        if self.model.replica_identity == "full" or not self.model.key_columns:
+            return False
+        if self.model.replica_identity == "default":
+            return True
+        defaults = schema.defaults if schema is not None else {}
+        rest = [(c, v) for c, v in wire.items() if c not in self.model.key_columns]
+        return bool(rest) and all(_is_nothing(v) or (c in defaults and v == defaults[c]) for c, v in rest)
+
+    def _convert(self, values: dict[str, Any], schema: RowSchema) -> None:
+        plan = self._plans.get(schema)
+        if plan is None:
+            plan = self._plans[schema] = [(c, f) for c, f in schema.converters.items() if c in self.columns]
+        for column, converter in plan:
+            value = values.get(column)
+            if value is not None:
+                try:
+                    values[column] = converter(value)
+                except DecodeError as error:
+                    raise DecodeError(f"{self.model.table_id}: column {column}: {error}") from error
+
+    def _validate(self, values: dict[str, Any], unsent: frozenset[str]) -> R:
+        model = _without(self.model, frozenset(self.columns[c] for c in unsent)) if unsent else self.model
+        try:
+            row = model.model_validate(values)
+        except ValidationError as error:
+            raise DecodeError(_explain(self.model, error)) from error
+        if unsent:
+            for column in unsent:
+                row.__dict__.pop(self.columns[column], None)
+            object.__setattr__(row, "__class__", self.model)
+        return cast(R, row)
+
+
+def _is_nothing(value: Any) -> bool:
+    return value in _NOTHING if isinstance(value, str | int | None) else value in (0.0, [], {})
+
+
+@cache
+def _without(model: type[Row], fields: frozenset[str]) -> type[Row]:
+    """Derive a model that does without some fields; its rows are turned into rows of `model` once validated."""
+    absent: Any = {name: (Any, None) for name in fields}
+    return create_model(model.__name__, __base__=model, **absent)
+
+
+def _explain(model: type[Row], error: ValidationError) -> str:
+    """Say in one line which columns cannot be read and why, without their values."""
+    found = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        column = ".".join(str(part) for part in problem["loc"][:1]) or "row"
+        reason = f"{column}: {problem['msg'].removeprefix('Value error, ')}"
+        if reason not in found:
+            found.append(reason)
+    return f"{model.table_id} does not fit {model.__name__}: {'; '.join(found[:4])}"
+
+
+class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
+    """What the four kinds of change share; made by the router, never by hand."""
+
+    envelope: Envelope
+    reader: RowReader[R]
+    _after: R | None = None
+    _before: R | None = None
+    _wire: tuple[dict[str, Any] | None, dict[str, Any] | None] | None = None
+
+    @property
+    def op(self) -> Operation:
+        """The operation as Debezium names it; READ for a row of a snapshot."""
+        return self.envelope.op
+
+    @property
+    def source(self) -> Source:
+        """Where in the database it happened."""
+        return self.envelope.source
+
+    @property
+    def table_id(self) -> TableId:
+        """The table as the message names it."""
+        return self.envelope.source.table_id
+
+    @property
+    def lsn(self) -> Lsn | None:
+        """The write-ahead log position, where the connector sends one."""
+        lsn = self.envelope.source.lsn
+        return Lsn(lsn) if isinstance(lsn, int) else None
+
+    @property
+    def committed_at(self) -> datetime | None:
+        """When the database committed it (aware, UTC), from `source.ts_ms`."""
+        ts_ms = self.envelope.source.ts_ms
+        return None if ts_ms is None else _EPOCH + timedelta(milliseconds=ts_ms)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The values of the row's key columns, as they stand on the wire; empty for a truncate."""
+        before, after = self.columns
+        image = after if after is not None else before
+        return {c: image.get(c) for c in self.reader.model.key_columns} if image is not None else {}
+
+    @property
+    def columns(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """All columns before and after, as they stand on the wire, whether the Row names them or not."""
+        if self._wire is None:
+            self._wire = read_image(self.envelope.before), read_image(self.envelope.after)
+        return self._wire
+
+    def is_changed(self, *columns: str) -> bool:
+        """Tell whether any of these columns differs before and after; always so for a created or deleted row.
+
+        Raises:
+            ImageUnavailable: it is an update, and the table's REPLICA IDENTITY sends no row as it was before.
+            DefinitionError: the table has no such column.
+        """
+        known = self._known_columns()
+        for name in columns:
+            if column_of(self.reader.model, name) not in known and name not in self.reader.model.model_fields:
+                raise DefinitionError(
+                    f"{self.table_id} has no column {name!r} (is_changed, when_changed); it has {', '.join(sorted(known))}"
+                )
+        changed = self.changed_columns
+        return any(column_of(self.reader.model, name) in changed for name in columns)
+
+    @property
+    def changed_columns(self) -> frozenset[str]:
+        """The names of all columns that differ before and after; all of them for a created or deleted row.
+
+        A large column that Debezium did not send again counts as not changed. Raises as `is_changed` does.
+        """
+        if self.op is not Operation.UPDATE:
+            return self._known_columns()
+        before, after = self.columns
+        if before is None or after is None:
+            raise ImageUnavailable(
+                f"{self.table_id}: this update carries no row as it was before (lsn {self.lsn}), so what changed is not "
+                f"known. Cure: ALTER TABLE {self.table_id} REPLICA IDENTITY FULL"
+            )
+        unsent = self.reader.placeholder.matches
+        return frozenset(
+            c for c, v in after.items() if not _is_same(before.get(c), v) and not unsent(v)
+        ) | frozenset(before.keys() - after.keys())
+
+    def _known_columns(self) -> frozenset[str]:
+        before, after = self.columns
+        return frozenset(before or ()) | frozenset(after or ())
+
+    def _read_after(self) -> R:
+        if self._after is None:
+            self._after = self._read(self.envelope.after)
+        return self._after
+
+    def _read_before(self) -> R | None:
+        if self._before is None and not is_null(self.envelope.before):
+            self._before = self._read(self.envelope.before, deleted=self.op is Operation.DELETE)
+        return self._before
+
+    def _read(self, image: RowImage, *, deleted: bool = False) -> R:
+        try:
+            return self.reader.read(image, self.envelope.schema, deleted=deleted)
+        except DecodeError as error:
+            error.change = self
+            raise
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.table_id} lsn={self.lsn}>"
+
+
+def _is_same(old: Any, new: Any) -> bool:
+    # NaN from Avro is the one value that differs from itself.
+    return bool(old == new) or (old != old and new != new)  # noqa: PLR0124
+
+
+class Create(_Change[R], eq=False, gc=False):
+    """A row that was inserted, or, for handlers with `snapshot=True`, that was there already (`is_snapshot`)."""
+
+    before: ClassVar[None] = None
+
+    @property
+    def is_snapshot(self) -> bool:
+        """Whether the row was read by a snapshot and not just inserted."""
+        return self.op is Operation.READ
+
+    @property
+    def after(self) -> R:
+        """The new row."""
+        return self._read_after()
+
+
+class Update(_Change[R], eq=False, gc=False):
+    """A row that was changed; `before` is None unless the table's REPLICA IDENTITY is FULL."""
+
+    @property
+    def before(self) -> R | None:
+        """The row as it was, or None where it was not sent."""
+        return self._read_before()
+
+    @property
+    def after(self) -> R:
+        """The row as it is now."""
+        return self._read_after()
+
+
+class Delete(_Change[R], eq=False, gc=False):
+    """A row that was deleted; only its key can be read unless the table's REPLICA IDENTITY is FULL."""
+
+    after: ClassVar[None] = None
+
+    @property
+    def before(self) -> R:
+        """The row as it was; columns that were not sent raise ImageUnavailable when read."""
+        row = self._read_before()
+        if row is None:
+            raise ImageUnavailable(
+                f"{self.table_id}: this delete carries no row (lsn {self.lsn}). "
+                f"Cure: ALTER TABLE {self.table_id} REPLICA IDENTITY DEFAULT or FULL"
+            )
+        return row
+
+
+class Truncate(_Change[R], eq=False, gc=False):
+    """All rows of a table were removed at once; no row is known."""
+
+    before: ClassVar[None] = None
+    after: ClassVar[None] = None
+
+
+Change: TypeAlias = Create[R] | Update[R] | Delete[R] | Truncate[R]
+
+#: The kind of change that each operation makes; READ only for handlers that ask for snapshots.
+CHANGE_OF: Mapping[Operation, type[_Change[Any]]] = {
+    Operation.READ: Create,
+    Operation.CREATE: Create,
+    Operation.UPDATE: Update,
+    Operation.DELETE: Delete,
+    Operation.TRUNCATE: Truncate,
+}
+
+
+class Batch(tuple[Change[R], ...]):
+    """Changes of one table, in publish order within each row; never empty."""
+
+    __slots__ = ()
+
+    @property
+    def table_id(self) -> TableId:
+        """The table that all of these changes belong to."""
+        return self[0].table_id

@@ -1,0 +1,114 @@
+"""Bytes → Envelope, or the reason why a message is no change.
+
+The common forms, Debezium's JSON with and without its schema block, are parsed in one pass by a typed msgspec struct that
+names only what routing needs and keeps `before` and `after` raw. Everything else takes the slow road: a full untyped parse
+that `forms` classifies. Whatever is wrong with the bytes leaves `Decoder.decode` as DecodeError and as nothing else.
+
+The schema block is four fifths of a message and the same for all messages of a table. Its bytes, once parsed, are
+remembered with what was compiled from them: a message that begins with the same bytes is parsed from there on (measured on
+the forum captures, not in cache: 1.6 µs against 2.6 µs). On any doubt the whole message is parsed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from cdc_reactor.avro import AvroReader, Schemas
+from cdc_reactor.columns import Placeholder
+from cdc_reactor.envelope import BAD_BYTES, Drop, Envelope, RowSchema, compile_row_schema, parse_json
+from cdc_reactor.errors import DecodeError
+from cdc_reactor.forms import FormReader
+from cdc_reactor.messages import Message
+
+#: Anything larger is refused unread; Pub/Sub's own limit for a message is 10 MB, Kafka's is configurable.
+MAX_BYTES = 64 * 1024 * 1024
+
+
+class _WithSchema(msgspec.Struct, kw_only=True, gc=False):
+    schema: Raw
+    payload: Envelope
+
+
+_parse_envelope = msgspec.json.Decoder(Envelope).decode
+_parse_with_schema = msgspec.json.Decoder(_WithSchema).decode
+
+_SCHEMA_FIRST = b'{"schema":'
+# Where, in the bytes of a schema block, the first columns stand: tables that differ mostly differ there.
+_TELLTALE = slice(72, 264)
+_MAX_PREFIXES = 4096
+
+
+class _Prefix(NamedTuple):
+    start: bytes
+    size: int
+    schema: RowSchema
+
+
+class Decoder:
+    """Decodes messages of every form that Debezium has; not thread-safe, one for each reactor.
+
+    `schemas` finds Avro writer schemas, `unwrapped_prefix` is what the ExtractNewRecordState transform puts before the
+    fields that it adds (`add.fields.prefix`), `placeholder` what stands for a column that was not sent. Messages of
+    more than `max_bytes` are refused unread.
+    """
+
+    def __init__(
+        self,
+        *,
+        schemas: Schemas | None = None,
+        placeholder: Placeholder | None = None,
+        unwrapped_prefix: str = "__",
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        self.placeholder = placeholder or Placeholder()
+        self._forms = FormReader(AvroReader(schemas, self.placeholder), self.placeholder, unwrapped_prefix)
+        self._max_bytes = max_bytes
+        self._prefixes: dict[bytes, list[_Prefix]] = {}
+        self._known = 0
+
+    def decode(self, message: Message) -> Envelope | Drop:
+        """Tell what a message says happened.
+
+        Raises:
+            DecodeError: the bytes are no event of Debezium's.
+            WorldError: a schema registry that is needed to read them does not answer.
+        """
+        data = message.data
+        if len(data) > self._max_bytes:
+            raise DecodeError(
+                f"{len(data):,} bytes in one message, more than the limit of {self._max_bytes:,}; raise --max-bytes"
+            )
+        try:
+            if data[:10] == _SCHEMA_FIRST:
+                return self._decode_with_schema(data)
+            return _parse_envelope(data)
+        except BAD_BYTES:
+            return self._forms.classify(message)
+
+    def _decode_with_schema(self, data: bytes) -> Envelope:
+        for prefix in self._prefixes.get(data[_TELLTALE], ()):
+            if data.startswith(prefix.start) and data.endswith(b"}"):
+                try:
+                    envelope = _parse_envelope(data[prefix.size : -1])
+                except BAD_BYTES:
+                    break
+                envelope.row_schema = prefix.schema
+                return envelope
+        whole = _parse_with_schema(data)
+        whole.payload.row_schema = self._remember(data, bytes(whole.schema))
+        return whole.payload
+
+    def _remember(self, data: bytes, block: bytes) -> RowSchema | None:
+        """Compile a schema block, and know it again when a message starts with the same bytes."""
+        schema = compile_row_schema(parse_json(block), self.placeholder)
+        start = _SCHEMA_FIRST + block + b',"payload":'
+        if schema is not None and data.startswith(start):
+            if self._known >= _MAX_PREFIXES:
+                self._prefixes.clear()
+                self._known = 0
+            self._prefixes.setdefault(data[_TELLTALE], []).append(_Prefix(start, len(start), schema))
+            self._known += 1
+        return schema

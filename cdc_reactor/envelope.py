@@ -1,0 +1,200 @@
+"""The Envelope: what a message says happened, with its rows still unread, and how a row image is read.
+
+Values only; `decoder` makes them from bytes, `forms` and `avro` from the rarer forms. Rows stay raw JSON until somebody asks
+for their columns, because most messages are dropped, filtered or counted without anybody looking inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from cdc_reactor.columns import Converter, Placeholder, avro_converters, connect_converters
+from cdc_reactor.errors import DecodeError
+
+# A row image as it stands in an envelope: JSON not yet read, columns already read (Avro, flattened rows), or none.
+# msgspec reads the annotation when it compiles the decoder and must see Raw alone.
+if TYPE_CHECKING:
+    RowImage: TypeAlias = Raw | dict[str, Any] | None
+else:
+    RowImage = Raw
+
+NULL = Raw(b"null")
+
+# What msgspec raises for bytes that are wrong: malformed, of another shape, nested too deep, not UTF-8.
+BAD_BYTES = (msgspec.MsgspecError, RecursionError, UnicodeError)
+
+_parse_anything = msgspec.json.Decoder().decode
+
+
+class Operation(StrEnum):
+    """What was done to a row; the values are those of Debezium's `Envelope.Operation`."""
+
+    # A StrEnum, because it keys dictionaries for every message and a plain Enum hashes in Python.
+
+    READ = "r"
+    CREATE = "c"
+    UPDATE = "u"
+    DELETE = "d"
+    TRUNCATE = "t"
+    MESSAGE = "m"
+
+
+class Drop(Enum):
+    """Why a message is no change for any handler."""
+
+    HEARTBEAT = "heartbeat"
+    SNAPSHOT_READ = "snapshot_read"
+    TOMBSTONE = "tombstone"
+    TRANSACTION = "transaction"
+    LOGICAL_MESSAGE = "logical_message"
+    SCHEMA_CHANGE = "schema_change"
+    FILTERED = "filtered"
+    OUTBOX = "outbox"
+
+
+class Lsn(int):
+    """A position in PostgreSQL's write-ahead log: an integer on the wire, printed as PostgreSQL prints it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `16/B374D848` or a plain integer; ValueError for anything else."""
+        high, slash, low = text.partition("/")
+        return cls((int(high, 16) << 32) | int(low, 16)) if slash else cls(text)
+
+
+class TableId(NamedTuple):
+    """Where a row lives: its schema (or, for databases without schemas, its database) and its table."""
+
+    schema: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}" if self.schema else self.table
+
+
+class Source(msgspec.Struct, kw_only=True, gc=False):
+    """Where in the database it happened: what every decision needs of Debezium's source block, in the order of the wire.
+
+    `name` is the connector's topic prefix, `ts_ms` the commit time in milliseconds since 1970, `schema` the schema, or the
+    database where the database has no schemas (MySQL, MongoDB), `table` the table or collection, `lsn` PostgreSQL's
+    write-ahead log position.
+    """
+
+    name: str = ""
+    ts_ms: int | None = None
+    schema: str
+    table: str
+    lsn: int | None = None
+
+    @property
+    def table_id(self) -> TableId:
+        """The table."""
+        return TableId(self.schema, self.table)
+
+
+class RowSchema:
+    """What a schema block says of a row, compiled once and shared by all messages that carry the same block."""
+
+    __slots__ = ("converters", "defaults")
+
+    def __init__(self, converters: Mapping[str, Converter], defaults: Mapping[str, Any]) -> None:
+        #: Only for the columns whose wire value is not yet the Python value.
+        self.converters = converters
+        #: The wire value that stands for null in a column that is not sent.
+        self.defaults = defaults
+
+
+class Envelope(msgspec.Struct, kw_only=True, gc=False, rename={"row_schema": "<row schema>"}):
+    """Debezium's value: the operation, its source, and the row before and after it, not yet read."""
+
+    before: RowImage = NULL
+    after: RowImage = NULL
+    source: Source
+    op: Operation
+    row_schema: Any = None
+
+    @property
+    def schema(self) -> RowSchema | None:
+        """The compiled schema block, or None where the message carried none."""
+        # A hostile message can put a value under the field's wire name, but no RowSchema.
+        return self.row_schema if type(self.row_schema) is RowSchema else None
+
+
+def compile_row_schema(block: Any, placeholder: Placeholder) -> RowSchema | None:
+    """Compile Connect's JSON schema of an envelope (or of a bare row); None where it describes no row."""
+    if not isinstance(block, dict):
+        return None
+    fields = block.get("fields")
+    if not isinstance(fields, list):
+        return None
+    row = next(
+        (f for f in fields if isinstance(f, dict) and f.get("field") in {"after", "before"} and f.get("type") == "struct"),
+        block,
+    )
+    columns = [f for f in row.get("fields") or () if isinstance(f, dict) and isinstance(f.get("field"), str)]
+    defaults = {c["field"]: c["default"] for c in columns if c.get("default") is not None}
+    return RowSchema(connect_converters(columns, placeholder=placeholder), defaults)
+
+
+def compile_avro_row_schema(record: Mapping[str, Any], placeholder: Placeholder) -> RowSchema:
+    """Compile the Avro writer schema of an envelope (or of a bare row)."""
+    rows = (_record_of(f["type"]) for f in record.get("fields", ()) if f.get("name") in {"after", "before"})
+    row = next((r for r in rows if r is not None), record)
+    defaults = {f["name"]: f["default"] for f in row.get("fields", ()) if f.get("default") is not None}
+    return RowSchema(avro_converters(row, placeholder=placeholder), defaults)
+
+
+def _record_of(avro_type: Any) -> Mapping[str, Any] | None:
+    branches: Sequence[Any] = avro_type if isinstance(avro_type, list) else [avro_type]
+    return next((b for b in branches if isinstance(b, dict) and b.get("type") == "record"), None)
+
+
+def parse_json(data: bytes | Raw) -> Any:
+    """Parse JSON with integers exact at any length; DecodeError for anything that is not JSON."""
+    try:
+        return _parse_anything(data)
+    except msgspec.ValidationError:
+        return _parse_long_integers(bytes(data))
+    except BAD_BYTES as error:
+        raise DecodeError(f"not JSON: {error}") from error
+
+
+def _parse_long_integers(data: bytes) -> Any:
+    # msgspec, like int(), refuses more than 4,300 digits; Decimal reads any number of them exactly.
+    import json  # noqa: PLC0415 - for this one rare case
+
+    def refuse(constant: str) -> None:
+        raise DecodeError(f"not JSON: {constant} is no JSON number")
+
+    try:
+        return json.loads(data, parse_int=lambda digits: int(Decimal(digits)), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"not JSON: {error}") from error
+
+
+def read_image(image: RowImage) -> dict[str, Any] | None:
+    """Read the columns of a row image as they stand on the wire; DecodeError where they are none."""
+    if image is None or isinstance(image, dict):
+        return image
+    columns = parse_json(image)
+    if isinstance(columns, str):  # MongoDB sends documents as JSON in a string
+        columns = parse_json(columns.encode())
+    if columns is None or isinstance(columns, dict):
+        return columns
+    raise DecodeError(f"a row image is an object or null, not {type(columns).__name__}")
+
+
+def is_null(image: RowImage) -> bool:
+    """Tell whether there is no row in this image, without reading it."""
+    return image is None or image == NULL

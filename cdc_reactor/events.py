@@ -1,0 +1,56 @@
+"""Typed events: facts that handlers publish on application topics.
+
+An `Event` is a pydantic model bound to a topic. `ctx.publish` collects `Publication`s; whoever runs the handler hands them
+over for good before its changes are acknowledged.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+
+import orjson
+from msgspec import Struct
+from pydantic import BaseModel, ConfigDict
+from typing_extensions import Unpack
+
+from cdc_reactor.errors import DefinitionError
+
+# https://cloud.google.com/pubsub/docs/create-topic#resource_names
+_TOPIC = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-._~+%]{2,254}")
+
+
+class Event(BaseModel):
+    """A fact, named in the past: `class UserRenamed(Event, topic="user.renamed.v1"): …`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    topic: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, topic: str | None = None, **kwargs: Unpack[ConfigDict]) -> None:  # noqa: ARG003
+        # `topic` is read by __pydantic_init_subclass__, once the fields are known.
+        super().__init_subclass__(**kwargs)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, topic: str | None = None, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if topic is None:
+            return
+        if not _TOPIC.fullmatch(topic):
+            raise DefinitionError(
+                f"{cls.__name__}: topic={topic!r} is no legal Pub/Sub name: a letter, then 2 to 254 letters, digits or "
+                "any of -._~+%, not beginning with goog"
+            )
+        cls.topic = topic
+
+
+class Publication(Struct, frozen=True):
+    """An event that a handler wants published, under an ordering key or none."""
+
+    event: Event
+    key: str = ""
+
+
+def encode(event: Event) -> bytes:
+    """Encode an event as the JSON that its subscribers read."""
+    return orjson.dumps(event.model_dump(mode="json"))

@@ -1,0 +1,589 @@
+"""The reactor: lanes, batches, retries, settlements. A machine of values without clock, thread, log or I/O.
+
+Deliveries go in by `receive`, batches of changes come out of `ready` as Work, what became of them goes back by `complete`,
+and `settlements` says what to tell the broker. Time is whatever the caller passes as `now` (seconds, never decreasing).
+The daemon, the replay, the test harness and the property tests all drive this same object. Not thread-safe.
+
+What it promises:
+
+1. changes of one lane reach a handler in the order of their arrival and are never in two works at once;
+2. every delivery is settled exactly once;
+3. after a failure nothing behind it in its lane is handed to that handler before it (the lane is held);
+4. a poisoned change delays its own lane only (and a truncate of its table, which waits for all lanes and holds them all).
+
+How: each handler of each table has a `_Queue`. What arrives is appended to `pending`, whatever its lane. The lanes of a
+batch that is out are busy; a change whose lane is busy is set aside to wait behind it, and comes back, before all that
+arrived later, when the lane is free again. Lanes are looked at only when something else is to be handed out meanwhile, or
+when something failed. So the common case costs one append and a share of one slice.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from heapq import heappop, heappush
+from math import inf
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from cdc_reactor.events import Publication
+from cdc_reactor.handlers import OnPoison
+from cdc_reactor.messages import Delivery, Settlement, Verdict
+
+#: The lane of a change that concerns every row of its table: it waits for all others and all others wait for it.
+EVERY_LANE: Final = object()
+
+_ACK = Verdict.ACK
+
+
+class Consumer(Protocol):
+    """What the reactor needs to know of a handler; read-only."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def max_size(self) -> int: ...
+    @property
+    def max_wait(self) -> float: ...
+    @property
+    def max_attempts(self) -> int: ...
+    @property
+    def on_poison(self) -> OnPoison: ...
+
+
+class Held(msgspec.Struct, eq=False, gc=False):
+    """A delivery that the reactor holds: what it means, where it goes, and its lane (looked up when first needed)."""
+
+    delivery: Delivery
+    subject: Any
+    route: Route
+    known_lane: Hashable = None
+    since: float = 0.0
+    remaining: int = 1
+    worst: Settlement | None = None
+
+    @property
+    def lane(self) -> Hashable:
+        """What must stay in order with it."""
+        lane = self.known_lane
+        if lane is None:
+            lane = self.known_lane = self.delivery.message.ordering_key or self.route.lane_of(self.subject)
+        return lane
+
+
+class Route:
+    """The consumers that want a delivery; one object for all deliveries that go the same way.
+
+    `stream` tells apart what must not share a batch: one connector's one table, one subscription. `lane_of` names the lane
+    of what has no ordering key; it raises nothing.
+    """
+
+    __slots__ = ("consumers", "lane_of", "only", "queues", "stream")
+
+    def __init__(
+        self, stream: Hashable, consumers: Sequence[Consumer], lane_of: Callable[[Any], Hashable] = lambda _: ""
+    ) -> None:
+        self.stream = stream
+        self.consumers = tuple(consumers)
+        self.lane_of = lane_of
+        self.queues: tuple[_Queue, ...] = ()
+        self.only: _Queue | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a change was not applied; `delay` is the wait in seconds that the handler asked for, if it did."""
+
+    error: BaseException
+    delay: float | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What one run produced: one verdict for each change of the work, in order, and events to publish.
+
+    NACK with a failure counts as an attempt of that change; NACK without one gives the change back uncounted, because it
+    stands behind another or because the world (not the data) failed. `pause` then stops the handler for so many seconds.
+    """
+
+    verdicts: Sequence[Verdict]
+    failures: Mapping[int, Failure] = {}
+    events: Sequence[Publication] = ()
+    runs: int = 1
+    pause: float | None = None
+    pause_reason: str = ""
+
+    @classmethod
+    def acked(cls, count: int, events: Sequence[Publication] = ()) -> Outcome:
+        """All of `count` changes were applied."""
+        return cls((_ACK,) * count, events=events)
+
+
+class Work(msgspec.Struct, eq=False, gc=False):
+    """A batch for one handler, handed out once; give it back by `Reactor.complete`."""
+
+    consumer: Any
+    held: list[Held]
+    queue: Any
+    attempt: int = 1
+
+    @property
+    def subjects(self) -> list[Any]:
+        """What the handler is to be given, in order."""
+        return [h.subject for h in self.held]
+
+    @property
+    def lanes(self) -> list[Hashable]:
+        """The lane of each, in the same order."""
+        return [h.lane for h in self.held]
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """How long a failed change waits: `first` seconds, doubled at each attempt up to `limit`, minus a random half.
+
+    `random` gives numbers from 0 to 1; the core has no randomness of its own.
+    """
+
+    first: float = 0.1
+    limit: float = 60.0
+    random: Callable[[], float] = lambda: 1.0
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after this attempt (1 for the first)."""
+        return min(self.limit, self.first * 2.0 ** min(attempt - 1, 60)) * (0.5 + self.random() / 2)
+
+
+class _Queue:
+    """What waits for one consumer of one stream."""
+
+    __slots__ = (
+        "attempts", "barriers", "busy", "consumer", "front", "halted", "out", "parked", "paused_until", "pending", "stalled",
+        "stream",
+    )  # fmt: skip
+
+    def __init__(self, stream: Hashable, consumer: Consumer) -> None:
+        self.stream = stream
+        self.consumer = consumer
+        #: Arrived and not yet looked at, oldest first.
+        self.pending: list[Held] = []
+        #: Lanes that are free again (oldest first), each with what waited in it; before all of `pending`.
+        self.front: deque[deque[Held]] = deque()
+        #: Lanes in a work or in a retry, each with what waits behind it.
+        self.busy: dict[Hashable, deque[Held] | None] = {}
+        #: The one batch that is out and whose lanes are not marked busy yet.
+        self.out: list[Held] | None = None
+        #: Failed attempts of changes that are still to succeed.
+        self.attempts: dict[Hashable, int] = {}
+        self.parked: set[Hashable] = set()
+        self.barriers = 0
+        self.stalled = False
+        self.paused_until = -inf
+        self.halted: Failure | None = None
+
+    def ready_at(self) -> float:
+        """When a batch can be had: `-inf` for at once, `inf` for not before something else happens."""
+        if self.stalled or self.halted is not None or not (self.pending or self.front):
+            return inf
+        if self.front or len(self.pending) >= self.consumer.max_size:
+            return self.paused_until
+        return max(self.paused_until, self.pending[0].since + self.consumer.max_wait)
+
+    def take(self) -> list[Held]:
+        """Take the next batch and make its lanes busy; empty where everything waits for something in flight."""
+        size = self.consumer.max_size
+        self.mark()
+        if not (self.busy or self.front or self.barriers):
+            batch = self.out = self.pending[:size]
+            del self.pending[:size]
+            return batch
+        batch, rests = self._take_around(size)
+        self.stalled = not batch and bool(self.pending or self.front)
+        self.busy.update(dict.fromkeys([h.lane for h in batch]))
+        if rests:
+            self.busy.update(rests)
+        return batch
+
+    def mark(self) -> None:
+        """Mark the lanes of the batch that is out, because from now on they matter."""
+        if self.out is not None:
+            self.busy.update(dict.fromkeys([h.lane for h in self.out]))
+            self.out = None
+
+    def _take_around(self, size: int) -> tuple[list[Held], dict[Hashable, deque[Held]] | None]:
+        batch: list[Held] = []
+        if EVERY_LANE in self.busy:
+            return batch, None
+        rests: dict[Hashable, deque[Held]] = {}
+        while self.front and len(batch) < size:
+            chunk = self.front[0]
+            is_alone = chunk[0].lane is EVERY_LANE or key_of(chunk[0]) in self.attempts
+            if is_alone and batch:
+                return batch, rests
+            self.front.popleft()
+            room = 1 if is_alone else size - len(batch)
+            while chunk and room:
+                batch.append(chunk.popleft())
+                room -= 1
+            if chunk:
+                rests[batch[-1].lane] = chunk
+            if is_alone:
+                return batch, rests
+        if not self.front:
+            self._take_pending(batch, size, rests)
+        return batch, rests
+
+    def _take_pending(self, batch: list[Held], size: int, rests: Mapping[Hashable, deque[Held]]) -> None:
+        looked_at = 0
+        busy = self.busy
+        for held in self.pending:
+            lane = held.lane
+            if len(batch) >= size:
+                break
+            if lane is EVERY_LANE:
+                if not batch and not busy:
+                    batch.append(held)
+                    self.barriers -= 1
+                    looked_at += 1
+                break
+            looked_at += 1
+            if lane in busy:
+                waiting = busy[lane]
+                if waiting is None:
+                    busy[lane] = deque((held,))
+                else:
+                    waiting.append(held)
+            elif lane in rests:
+                rests[lane].append(held)
+            else:
+                batch.append(held)
+        del self.pending[:looked_at]
+
+    def release(self, batch: list[Held]) -> None:
+        """Free the lanes of a batch that was applied whole."""
+        self.stalled = False
+        if batch is self.out:
+            self.out = None
+            return
+        pop, front = self.busy.pop, self.front
+        for held in batch:
+            waiting = pop(held.lane, None)
+            if waiting:
+                front.append(waiting)
+
+    def give_up_lane(self, lane: Hashable) -> list[Held]:
+        """Take out of `pending` what belongs to a lane that will not be handled any more."""
+        gone = [h for h in self.pending if h.lane == lane]
+        if gone:
+            self.pending = [h for h in self.pending if h.lane != lane]
+        return gone
+
+    def clear(self, in_flight: set[Hashable]) -> list[Held]:
+        """Take out everything that is not in flight, each lane in order."""
+        held = [h for chunk in self.front for h in chunk]
+        for lane, waiting in list(self.busy.items()):
+            held.extend(waiting or ())
+            if lane in in_flight:
+                self.busy[lane] = None
+            else:
+                del self.busy[lane]
+        held.extend(self.pending)
+        self.front.clear()
+        self.pending.clear()
+        self.barriers = 0
+        return held
+
+
+def key_of(held: Held) -> Hashable:
+    """Tell a change again when it comes back: by its message id, or by itself where messages have none."""
+    return held.delivery.message.message_id or held
+
+
+class _Awaited(msgspec.Struct):
+    """Messages of a lane that went back to the broker, in order, and until when we wait for them."""
+
+    ids: deque[str]
+    until: float
+
+
+class Reactor:
+    """Hands out work and settles deliveries.
+
+    `route` tells where a delivery goes: it returns a Held, or a Settlement for what needs no handler, and raises nothing.
+    Failed changes are retried here, after `backoff`, as long as a delivery may be held (`hold_limit` seconds, the lease);
+    beyond that they go back to the broker (NACK), and until they return (at most `redelivery_timeout` seconds) nothing
+    that stood behind them in their lane is handed out.
+    """
+
+    def __init__(
+        self,
+        route: Callable[[Delivery], Held | Settlement],
+        *,
+        backoff: Backoff | None = None,
+        hold_limit: float = inf,
+        redelivery_timeout: float = 600.0,
+    ) -> None:
+        self._route = route
+        self._backoff = backoff or Backoff()
+        self._hold_limit = hold_limit
+        self._redelivery_timeout = redelivery_timeout
+        self._queues: dict[tuple[Hashable, int], _Queue] = {}
+        self._settled: list[Settlement] = []
+        self._retries: list[tuple[float, int, _Queue, Hashable]] = []
+        self._awaited: dict[tuple[Hashable, Hashable], _Awaited] = {}
+        self._running: set[Work] = set()
+        self._sequence = 0
+        self._turn = 0
+        self._draining = False
+        # Whether arrivals must be looked at one by one: draining, or lanes await what went back.
+        self._is_careful = False
+        #: Deliveries received and not yet settled.
+        self.outstanding = 0
+
+    def receive(self, delivery: Delivery, now: float) -> None:
+        """Take in a delivery; whatever is wrong with it becomes its settlement."""
+        self.receive_all((delivery,), now)
+
+    def receive_all(self, deliveries: Sequence[Delivery], now: float) -> None:
+        """Take in deliveries in the order of their arrival; the same as `receive` for each, at less cost."""
+        route = self._route
+        for delivery in deliveries:
+            held = route(delivery)
+            if type(held) is not Held:
+                self._settled.append(held)
+                continue
+            self.outstanding += 1
+            held.since = now
+            queue = held.route.only
+            if queue is None or self._is_careful or queue.parked or held.known_lane is EVERY_LANE:
+                self._receive_carefully(held, now)
+            else:
+                queue.pending.append(held)
+
+    def _receive_carefully(self, held: Held, now: float) -> None:
+        queues = held.route.queues or self._open(held.route)
+        held.remaining = len(queues)
+        refusal = self._refusal(held, now)
+        for queue in queues:
+            if refusal:
+                self._finish(held, Settlement(held.delivery, Verdict.NACK, refusal))
+            elif held.lane in queue.parked:
+                self._finish(held, _parked(held, queue))
+            else:
+                queue.barriers += held.lane is EVERY_LANE
+                queue.pending.append(held)
+
+    def _refusal(self, held: Held, now: float) -> str:
+        """Say why a delivery must go straight back, if it must."""
+        if self._draining:
+            return "draining"
+        key = (held.route.stream, held.lane)
+        awaited = self._awaited.get(key)
+        if awaited is None:
+            return ""
+        message_id = held.delivery.message.message_id
+        if message_id == awaited.ids[0] or now >= awaited.until:
+            awaited.ids.popleft()
+            if not awaited.ids or now >= awaited.until:
+                del self._awaited[key]
+                self._is_careful = bool(self._awaited)
+            return ""
+        if message_id not in awaited.ids:
+            awaited.ids.append(message_id)
+        return f"behind message {awaited.ids[0]}, which went back"
+
+    def _open(self, route: Route) -> tuple[_Queue, ...]:
+        queues = []
+        for consumer in route.consumers:
+            key = (route.stream, id(consumer))
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = _Queue(route.stream, consumer)
+            queues.append(queue)
+        route.queues = tuple(queues)
+        route.only = queues[0] if len(queues) == 1 else None
+        return route.queues
+
+    def ready(self, now: float, *, limit: int | None = None, flush: bool = False) -> list[Work]:
+        """Hand out the batches that are full or old enough; `flush` hands out all that can run, full or not."""
+        self._wake(now)
+        works: list[Work] = []
+        queues = list(self._queues.values())
+        # Begin with another queue each time, so that a limit starves none.
+        self._turn += 1
+        for offset in range(len(queues)):
+            queue = queues[(offset + self._turn) % len(queues)]
+            while (limit is None or len(works) < limit) and self._is_ready(queue, now, flush=flush):
+                batch = queue.take()
+                if not batch:
+                    break
+                attempt = queue.attempts.get(key_of(batch[0]), 0) + 1 if queue.attempts else 1
+                work = Work(queue.consumer, batch, queue, attempt)
+                self._running.add(work)
+                works.append(work)
+        return works
+
+    @staticmethod
+    def _is_ready(queue: _Queue, now: float, *, flush: bool) -> bool:
+        at = queue.ready_at()
+        return at <= now or (flush and at < inf and queue.paused_until <= now)
+
+    def _wake(self, now: float) -> None:
+        while self._retries and self._retries[0][0] <= now:
+            _, _, queue, lane = heappop(self._retries)
+            waiting = queue.busy.pop(lane, None)
+            queue.stalled = False
+            if waiting:
+                queue.front.appendleft(waiting)
+
+    def complete(self, work: Work, outcome: Outcome, now: float) -> None:
+        """Take back a work with one verdict for each of its changes.
+
+        Raises:
+            ValueError: the work is not out, or the number of verdicts is not that of its changes.
+        """
+        if work not in self._running:
+            raise ValueError("this work is not out: it was completed already, or another reactor's")
+        if len(outcome.verdicts) != len(work.held):
+            raise ValueError(f"{len(outcome.verdicts)} verdicts for {len(work.held)} changes")
+        self._running.discard(work)
+        queue: _Queue = work.queue
+        if outcome.pause is not None:
+            queue.paused_until = now + outcome.pause
+        if any(outcome.verdicts):
+            self._complete_unevenly(work, outcome, now)
+            return
+        queue.release(work.held)
+        settle = self._settled.append
+        self.outstanding -= len(work.held)
+        for held in work.held:
+            if held.remaining == 1 and held.worst is None:
+                settle(Settlement(held.delivery, _ACK))
+            else:
+                self.outstanding += 1
+                self._finish(held, Settlement(held.delivery, _ACK))
+        if queue.attempts:
+            for held in work.held:
+                queue.attempts.pop(key_of(held), None)
+
+    def _complete_unevenly(self, work: Work, outcome: Outcome, now: float) -> None:
+        queue: _Queue = work.queue
+        queue.mark()
+        back: dict[Hashable, deque[Held]] = {held.lane: deque() for held in work.held}
+        retry_at: dict[Hashable, float] = {}
+        for index, (held, verdict) in enumerate(zip(work.held, outcome.verdicts, strict=True)):
+            failure = outcome.failures.get(index)
+            if verdict is _ACK:
+                assert not back[held.lane], "an ACK behind a NACK in one lane would break its order"
+                queue.attempts.pop(key_of(held), None)
+                self._finish(held, Settlement(held.delivery, _ACK))
+            elif failure is None:
+                back[held.lane].append(held)
+            elif (wait := self._judge(queue, held, verdict, failure)) is not None:
+                back[held.lane].append(held)
+                retry_at[held.lane] = now + wait
+        for lane, chunk in back.items():
+            self._return_lane(queue, lane, chunk, retry_at.get(lane), now)
+        queue.stalled = False
+
+    def _judge(self, queue: _Queue, held: Held, verdict: Verdict, failure: Failure) -> float | None:
+        """Decide on a change that failed: the seconds until it is tried again, or None where it is settled."""
+        key = key_of(held)
+        attempts = queue.attempts.get(key, 0) + 1
+        if verdict is Verdict.NACK and attempts < queue.consumer.max_attempts:
+            queue.attempts[key] = attempts
+            return self._backoff.delay(attempts) if failure.delay is None else failure.delay
+        if queue.consumer.on_poison == "halt":
+            queue.halted = failure
+            return 0.0
+        if queue.consumer.on_poison == "park":
+            queue.parked.add(held.lane)
+        queue.attempts.pop(key, None)
+        name = queue.consumer.name
+        self._finish(
+            held, Settlement(held.delivery, Verdict.DEAD_LETTER, str(failure.error), failure.error, name, attempts)
+        )
+        return None
+
+    def _return_lane(
+        self, queue: _Queue, lane: Hashable, chunk: deque[Held], retry_at: float | None, now: float
+    ) -> None:
+        """Put what was not applied back in front of what waits behind it."""
+        chunk.extend(queue.busy.pop(lane, None) or ())
+        if lane in queue.parked:
+            chunk.extend(queue.give_up_lane(lane))
+            for held in chunk:
+                self._finish(held, _parked(held, queue))
+        elif not chunk:
+            return
+        elif self._draining:
+            self._give_back(queue, lane, chunk, "draining", now)
+        elif retry_at is None or queue.halted is not None:
+            queue.front.appendleft(chunk)
+        elif retry_at - chunk[0].since > self._hold_limit:
+            chunk.extend(queue.give_up_lane(lane))
+            self._give_back(queue, lane, chunk, "its lease would end before the next attempt", now)
+        else:
+            queue.busy[lane] = chunk
+            self._sequence += 1
+            heappush(self._retries, (retry_at, self._sequence, queue, lane))
+
+    def _give_back(self, queue: _Queue, lane: Hashable, chunk: Sequence[Held], reason: str, now: float) -> None:
+        """Send part of a lane back to the broker and await it in the same order."""
+        ids = [held.delivery.message.message_id for held in chunk]
+        if not self._draining and all(ids):
+            key = (queue.stream, lane)
+            awaited = self._awaited.setdefault(key, _Awaited(deque(), 0.0))
+            awaited.ids.extend(i for i in ids if i not in awaited.ids)
+            awaited.until = now + self._redelivery_timeout
+            self._is_careful = True
+        # The last first: a broker that redelivers at once then begins with the oldest.
+        for held in reversed(chunk):
+            self._finish(held, Settlement(held.delivery, Verdict.NACK, reason, None, queue.consumer.name))
+
+    def _finish(self, held: Held, settlement: Settlement) -> None:
+        """Count one consumer's verdict on a delivery, and settle it when the last has spoken."""
+        if settlement.verdict and (held.worst is None or settlement.verdict > held.worst.verdict):
+            held.worst = settlement
+        held.remaining -= 1
+        assert held.remaining >= 0, "every delivery is settled exactly once"
+        if held.remaining == 0:
+            self._settled.append(held.worst or settlement)
+            self.outstanding -= 1
+
+    def settlements(self) -> list[Settlement]:
+        """Take what has been settled since the last call."""
+        settled, self._settled = self._settled, []
+        return settled
+
+    def next_wakeup(self) -> float | None:
+        """When `ready` may have something new, or None where only a delivery or a completion changes that."""
+        times = [queue.ready_at() for queue in self._queues.values()]
+        if self._retries:
+            times.append(self._retries[0][0])
+        earliest = min(times, default=inf)
+        return None if earliest == inf else earliest
+
+    def drain(self) -> None:
+        """Give back everything that is not in flight, and from now on whatever arrives or fails."""
+        self._draining = self._is_careful = True
+        self._retries.clear()
+        for queue in self._queues.values():
+            queue.mark()
+            in_flight = {lane for work in self._running if work.queue is queue for lane in work.lanes}
+            for held in reversed(queue.clear(in_flight)):
+                self._finish(held, Settlement(held.delivery, Verdict.NACK, "draining", None, queue.consumer.name))
+
+    @property
+    def running(self) -> int:
+        """Works that are out."""
+        return len(self._running)
+
+    @property
+    def halted(self) -> dict[str, Failure]:
+        """Handlers that stopped at a poisoned change, each with what it failed on."""
+        return {q.consumer.name: q.halted for q in self._queues.values() if q.halted is not None}
+
+
+def _parked(held: Held, queue: _Queue) -> Settlement:
+    return Settlement(
+        held.delivery, Verdict.DEAD_LETTER, "an earlier change of this row is parked", None, queue.consumer.name
+    )
