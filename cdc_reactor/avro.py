@@ -20,6 +20,9 @@ from cdc_reactor.envelope import RowSchema, compile_avro_row_schema
 from cdc_reactor.errors import DecodeError
 from cdc_reactor.messages import Message
 
+#: The attribute by which Pub/Sub says that a message was published with a schema.
+NAMED = "googclient_schemaname"
+
 _HEADER = struct.Struct(">bI")
 
 
@@ -49,7 +52,15 @@ class _Compiled(NamedTuple):
 
 def is_avro(message: Message) -> bool:
     """Tell whether a message is Avro: its first byte is zero, or its attributes name a Pub/Sub schema."""
-    return message.data[:1] == b"\x00" or "googclient_schemaname" in message.attributes
+    return message.data[:1] == b"\x00" or NAMED in message.attributes
+
+
+def schema_key(message: Message) -> int | tuple[str, str] | None:
+    """Name the writer schema that a message needs: an id, a Pub/Sub name and revision, or None where it is no Avro."""
+    if "googclient_schemaname" in message.attributes:
+        return message.attributes[NAMED], message.attributes.get("googclient_schemarevisionid", "")
+    is_wire_format = message.data[:1] == b"\x00" and len(message.data) >= _HEADER.size
+    return int(_HEADER.unpack_from(message.data)[1]) if is_wire_format else None
 
 
 class AvroReader:
@@ -62,7 +73,7 @@ class AvroReader:
 
     def read(self, message: Message) -> AvroValue:
         """Read one value; DecodeError where its schema is not to be had or does not fit."""
-        if "googclient_schemaname" in message.attributes:
+        if NAMED in message.attributes:
             return self._read_named(message)
         if len(message.data) < _HEADER.size:
             raise DecodeError(f"{len(message.data)} bytes that start with zero: too short for Avro in wire format")
@@ -76,7 +87,7 @@ class AvroReader:
         )
 
     def _read_named(self, message: Message) -> AvroValue:
-        key = message.attributes["googclient_schemaname"], message.attributes.get("googclient_schemarevisionid", "")
+        key = message.attributes[NAMED], message.attributes.get("googclient_schemarevisionid", "")
         label = f"schema {key[0]}@{key[1]}"
         compiled = self._compiled.get(key)
         if compiled is None:
@@ -91,11 +102,24 @@ class AvroReader:
 
     def _compile(self, schema: Mapping[str, Any], label: str) -> _Compiled:
         try:
-            parsed = fastavro.parse_schema(dict(schema))
+            parsed = fastavro.parse_schema(_without_logical_types(schema))
             row_schema = compile_avro_row_schema(schema, self._placeholder) if schema.get("type") == "record" else None
         except Exception as error:  # fastavro raises many kinds for a schema that is none
             raise DecodeError(f"{label} is no Avro schema: {error}") from error
         return _Compiled(parsed, str(schema.get("connect.name") or _full_name(schema)), row_schema)
+
+
+def _without_logical_types(schema: Any) -> Any:
+    """Let fastavro leave values as they are on the wire: it rounds decimals and fails on dates that Python lacks."""
+    if isinstance(schema, list):
+        return [_without_logical_types(branch) for branch in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        part: _without_logical_types(value) if part in ("type", "fields", "items", "values") else value
+        for part, value in schema.items()
+        if part != "logicalType"
+    }
 
 
 def _full_name(schema: Mapping[str, Any]) -> str:
@@ -116,8 +140,10 @@ def _read_binary(body: bytes, schema: Schema, label: str) -> Any:
 
 
 def _read_json(body: bytes, schema: Schema, label: str) -> Any:
+    # fastavro takes each line for a value of its own; a line's end cannot stand inside of JSON text.
+    line = body.replace(b"\n", b" ").replace(b"\r", b" ")
     try:
-        return next(iter(fastavro.json_reader(io.StringIO(body.decode()), schema)))
+        return next(iter(fastavro.json_reader(io.StringIO(line.decode()), schema)))
     except Exception as error:  # the same
         raise _unfit(label, error) from error
 

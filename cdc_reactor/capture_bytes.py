@@ -24,6 +24,7 @@ CHUNK_BYTES = 256 * 1024
 
 # Small, because what a piece unpacks to is lost when the damage is found in that same piece.
 _PIECE_BYTES = 4 * 1024
+_PACKED_BYTES = 32 * 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -150,11 +151,12 @@ class Unpacked(io.RawIOBase):
         self._source = source
         self._at_end = False
         self._packed = b""
-        self._pending = b""
+        # A view, so that taking a part does not copy the rest: a piece may unpack to megabytes.
+        self._pending = memoryview(b"")
         self._fill(_LONGEST_MAGIC)
         self.packing = next((name for name, (magic, _) in _PACKINGS.items() if self._packed.startswith(magic)), "")
         self._unpacker = _PACKINGS[self.packing][1]() if self.packing else None
-        self._pending = self._next().removeprefix(_BYTE_ORDER_MARK)
+        self._pending = memoryview(self._next().removeprefix(_BYTE_ORDER_MARK))
 
     def readable(self) -> bool:
         """Say yes."""
@@ -163,7 +165,7 @@ class Unpacked(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill `buffer` with what is there; 0 means the end."""
         if not self._pending:
-            self._pending = self._next()
+            self._pending = memoryview(self._next())
         count = min(len(buffer), len(self._pending))
         buffer[:count] = self._pending[:count]
         self._pending = self._pending[count:]
@@ -188,8 +190,8 @@ class Unpacked(io.RawIOBase):
                 break
             fresh = chunk if head.strip() else chunk.lstrip()
             head += chunk
-        self._pending = bytes(head)
-        return self._pending
+        self._pending = memoryview(bytes(head))
+        return bytes(head)
 
     def _next(self) -> bytes:
         """Return some unpacked bytes; none at the end."""
@@ -220,7 +222,6 @@ class Unpacked(io.RawIOBase):
             self._fill(len(self._packed) + 1)
             self._packed = self._packed.lstrip(b"\0")
         if not self._packed:
-            self._pending = b""
             return False
         magic, unpacker = _PACKINGS[self.packing]
         if not self._packed.startswith(magic[: len(self._packed)]):
@@ -231,7 +232,7 @@ class Unpacked(io.RawIOBase):
     def _fill(self, size: int) -> None:
         """Hold at least `size` packed bytes, unless the end comes first."""
         while len(self._packed) < size and not self._at_end:
-            self._packed += self._read(CHUNK_BYTES)
+            self._packed += self._read(_PACKED_BYTES)
 
     def _read(self, size: int) -> bytes:
         try:

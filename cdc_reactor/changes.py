@@ -8,9 +8,11 @@ the position and the cure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, cast
 
 import msgspec
@@ -22,12 +24,20 @@ from typing_extensions import TypeVar, Unpack
 from cdc_reactor.columns import Placeholder, guard
 from cdc_reactor.envelope import Envelope, Lsn, Operation, RowImage, RowSchema, Source, TableId, is_null, read_image
 from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable
+from cdc_reactor.scalars import show
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# The wire values by which Debezium's JSON shows "nothing" in a NOT NULL column of a key-only before image: JsonConverter
-# puts the schema's default in place of null (`replace.null.with.default`), and the default of such a column is zero.
-_NOTHING = (None, "", 0, False, "AA==", "1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000000Z", "00:00:00Z")
+# How Debezium's JSON shows "nothing" in a NOT NULL column of a key-only before image: the value converters' fallbacks
+# (JdbcValueConverters, PostgresValueConverter: convertValue), or the column's default (`replace.null.with.default`).
+_NOTHING = re.compile(
+    r"|0(\.0+)?|AA==|\{\}|P0Y0M0DT0H0M0S|00000000-0000-0000-0000-000000000000"
+    r"|1970-01-01(T00:00:00(\.0+)?)?Z?|00:00:00(\.0+)?Z?",
+    re.ASCII,
+)
+
+# More tables than this, or more versions of one, and their plans are made again.
+_MAX_PLANS = 1024
 
 
 class Row(BaseModel):
@@ -71,6 +81,7 @@ class Row(BaseModel):
             raise DefinitionError(f'{cls.__name__}: identity={identity!r} must be "full" or "default"')
         if isinstance(key, str):
             raise DefinitionError(f'{cls.__name__}: key={key!r} must be a tuple of columns, as ("{key}",)')
+        _check_fields(cls)
         columns = columns_of(cls)
         unknown = [column for column in key or () if column not in columns and column not in cls.model_fields]
         if unknown:
@@ -94,6 +105,18 @@ class Row(BaseModel):
             if name in model.model_fields:
                 raise ImageUnavailable(_not_sent(model, name))
             return super().__getattr__(name)
+
+
+def _check_fields(model: type[Row]) -> None:
+    for name, field in model.model_fields.items():
+        if name in ("table_id", "key_columns", "replica_identity"):
+            raise DefinitionError(
+                f'{model.__name__}: the field {name} hides the Row\'s own; name it otherwise and say Field(alias="{name}")'
+            )
+        if not isinstance(field.validation_alias, str | None):
+            raise DefinitionError(f'{model.__name__}: the alias of {name} must name one column, as Field(alias="{name}")')
+    if len(columns_of(model)) < len(model.model_fields):
+        raise DefinitionError(f"{model.__name__}: two fields have one column for their alias")
 
 
 def columns_of(model: type[Row]) -> dict[str, str]:
@@ -144,7 +167,10 @@ class RowReader(Generic[R]):
         return self._read_columns(image, schema, deleted=deleted)
 
     def _read_columns(self, image: RowImage, schema: RowSchema | None, *, deleted: bool) -> R:
-        wire = read_image(image)
+        try:
+            wire = read_image(image)
+        except DecodeError as error:
+            raise DecodeError(f"{self.model.table_id}: {error}") from None
         if wire is None:
             raise DecodeError(f"{self.model.table_id}: there is no row in this image")
         unsent = {c for c in self.columns if c in wire and self.placeholder.matches(wire[c])}
@@ -167,6 +193,8 @@ class RowReader(Generic[R]):
     def _convert(self, values: dict[str, Any], schema: RowSchema) -> None:
         plan = self._plans.get(schema)
         if plan is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
             plan = self._plans[schema] = [(c, f) for c, f in schema.converters.items() if c in self.columns]
         for column, converter in plan:
             value = values.get(column)
@@ -174,14 +202,17 @@ class RowReader(Generic[R]):
                 try:
                     values[column] = converter(value)
                 except DecodeError as error:
-                    raise DecodeError(f"{self.model.table_id}: column {column}: {error}") from error
+                    reason = _without_values(str(error), value)
+                    raise DecodeError(f"{self.model.table_id}: column {column}: {reason}") from None
 
     def _validate(self, values: dict[str, Any], unsent: frozenset[str]) -> R:
         model = _without(self.model, frozenset(self.columns[c] for c in unsent)) if unsent else self.model
         try:
             row = model.model_validate(values)
         except ValidationError as error:
-            raise DecodeError(_explain(self.model, error)) from error
+            raise DecodeError(_explain(self.model, error)) from None
+        except RecursionError:
+            raise DecodeError(f"{self.model.table_id}: a column nests too deeply") from None
         if unsent:
             for column in unsent:
                 row.__dict__.pop(self.columns[column], None)
@@ -190,7 +221,14 @@ class RowReader(Generic[R]):
 
 
 def _is_nothing(value: Any) -> bool:
-    return value in _NOTHING if isinstance(value, str | int | None) else value in (0.0, [], {})
+    match value:
+        case str():
+            return _NOTHING.fullmatch(value) is not None
+        case bytes():
+            return not value.strip(b"\0")
+        case dict():  # a decimal of variable scale, an empty hstore
+            return all(_is_nothing(member) for member in value.values())
+    return not value
 
 
 @cache
@@ -203,12 +241,28 @@ def _without(model: type[Row], fields: frozenset[str]) -> type[Row]:
 def _explain(model: type[Row], error: ValidationError) -> str:
     """Say in one line which columns cannot be read and why, without their values."""
     found = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+    for problem in error.errors(include_url=False, include_context=False):
         column = ".".join(str(part) for part in problem["loc"][:1]) or "row"
-        reason = f"{column}: {problem['msg'].removeprefix('Value error, ')}"
+        reason = f"{column}: {_without_values(problem['msg'].removeprefix('Value error, '), problem['input'])}"
         if reason not in found:
             found.append(reason)
     return f"{model.table_id} does not fit {model.__name__}: {'; '.join(found[:4])}"
+
+
+def _without_values(text: str, value: Any) -> str:
+    """Take a row's values out of an error's words and leave their types: logs are read by more people than rows."""
+    for part in islice(_parts(value), 1000):
+        text = text.replace(show(part), type(part).__name__)
+        if isinstance(part, str) and len(part) > 2:
+            text = text.replace(repr(part), "…")
+    return re.sub(r"^[-+]?\d\S* is nothing", "it is nothing", text)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    yield value
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for member in members:
+        yield from _parts(member)
 
 
 class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
@@ -245,7 +299,10 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
     def committed_at(self) -> datetime | None:
         """When the database committed it (aware, UTC), from `source.ts_ms`."""
         ts_ms = self.envelope.source.ts_ms
-        return None if ts_ms is None else _EPOCH + timedelta(milliseconds=ts_ms)
+        try:
+            return None if ts_ms is None else _EPOCH + timedelta(milliseconds=ts_ms)
+        except OverflowError:
+            raise self._blame(f"{self.table_id}: source.ts_ms is no time that Python can hold") from None
 
     @property
     def key(self) -> dict[str, Any]:
@@ -258,7 +315,10 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
     def columns(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """All columns before and after, as they stand on the wire, whether the Row names them or not."""
         if self._wire is None:
-            self._wire = read_image(self.envelope.before), read_image(self.envelope.after)
+            try:
+                self._wire = read_image(self.envelope.before), read_image(self.envelope.after)
+            except DecodeError as error:
+                raise self._blame(f"{self.table_id}: {error}") from None
         return self._wire
 
     def is_changed(self, *columns: str) -> bool:
@@ -292,9 +352,11 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
                 f"known. Cure: ALTER TABLE {self.table_id} REPLICA IDENTITY FULL"
             )
         unsent = self.reader.placeholder.matches
-        return frozenset(
-            c for c, v in after.items() if not _is_same(before.get(c), v) and not unsent(v)
-        ) | frozenset(before.keys() - after.keys())
+        try:
+            changed = {c for c, v in after.items() if not _is_same(before.get(c), v) and not unsent(v)}
+        except RecursionError:
+            raise self._blame(f"{self.table_id}: a column nests too deeply") from None
+        return frozenset(changed) | frozenset(before.keys() - after.keys())
 
     def _known_columns(self) -> frozenset[str]:
         before, after = self.columns
@@ -314,8 +376,12 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
         try:
             return self.reader.read(image, self.envelope.schema, deleted=deleted)
         except DecodeError as error:
-            error.change = self
-            raise
+            raise self._blame(str(error)) from None
+
+    def _blame(self, reason: str) -> DecodeError:
+        error = DecodeError(reason if self.lsn is None else f"{reason} (lsn {self.lsn})")
+        error.change = self
+        return error
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.table_id} lsn={self.lsn}>"

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Raw
 
-from cdc_reactor.avro import AvroReader, Schemas
+from cdc_reactor.avro import NAMED, AvroReader, Schemas
 from cdc_reactor.columns import Placeholder
-from cdc_reactor.envelope import BAD_BYTES, Drop, Envelope, RowSchema, compile_row_schema, parse_json
+from cdc_reactor.envelope import BAD_BYTES, Drop, Envelope, RowSchema, RowSchemas
 from cdc_reactor.errors import DecodeError
 from cdc_reactor.forms import FormReader
 from cdc_reactor.messages import Message
@@ -53,6 +53,9 @@ class Decoder:
     `schemas` finds Avro writer schemas, `unwrapped_prefix` is what the ExtractNewRecordState transform puts before the
     fields that it adds (`add.fields.prefix`), `placeholder` what stands for a column that was not sent. Messages of
     more than `max_bytes` are refused unread.
+
+    Raises:
+        UsageError: the prefix is empty, so nothing tells what was added from the row's own columns.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Decoder:
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.placeholder = placeholder or Placeholder()
-        self._forms = FormReader(AvroReader(schemas, self.placeholder), self.placeholder, unwrapped_prefix)
+        self._row_schemas = RowSchemas(self.placeholder)
+        self._forms = FormReader(AvroReader(schemas, self.placeholder), self._row_schemas, unwrapped_prefix)
         self._max_bytes = max_bytes
         self._prefixes: dict[bytes, list[_Prefix]] = {}
         self._known = 0
@@ -84,9 +88,12 @@ class Decoder:
         try:
             if data[:10] == _SCHEMA_FIRST:
                 return self._decode_with_schema(data)
-            return _parse_envelope(data)
+            # Avro in JSON looks like a plain envelope; it says of each optional value which type it has.
+            if NAMED not in message.attributes:
+                return _parse_envelope(data)
         except BAD_BYTES:
-            return self._forms.classify(message)
+            pass
+        return self._forms.classify(message)
 
     def _decode_with_schema(self, data: bytes) -> Envelope:
         for prefix in self._prefixes.get(data[_TELLTALE], ()):
@@ -103,12 +110,15 @@ class Decoder:
 
     def _remember(self, data: bytes, block: bytes) -> RowSchema | None:
         """Compile a schema block, and know it again when a message starts with the same bytes."""
-        schema = compile_row_schema(parse_json(block), self.placeholder)
+        schema = self._row_schemas.of_text(block)
         start = _SCHEMA_FIRST + block + b',"payload":'
         if schema is not None and data.startswith(start):
             if self._known >= _MAX_PREFIXES:
                 self._prefixes.clear()
                 self._known = 0
-            self._prefixes.setdefault(data[_TELLTALE], []).append(_Prefix(start, len(start), schema))
-            self._known += 1
+            known = self._prefixes.setdefault(data[_TELLTALE], [])
+            # A message that the prefix alone could not read (a newline at its end) comes here again and again.
+            if all(prefix.start != start for prefix in known):
+                known.append(_Prefix(start, len(start), schema))
+                self._known += 1
         return schema

@@ -7,7 +7,6 @@ for their columns, because most messages are dropped, filtered or counted withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
@@ -25,6 +24,9 @@ else:
     RowImage = Raw
 
 NULL = Raw(b"null")
+
+# PostgreSQL's numeric has at most 131,072 digits before the point and 16,383 after it; nothing that it sends is longer.
+_MAX_DIGITS = 131_072 + 16_383
 
 # What msgspec raises for bytes that are wrong: malformed, of another shape, nested too deep, not UTF-8.
 BAD_BYTES = (msgspec.MsgspecError, RecursionError, UnicodeError)
@@ -54,6 +56,7 @@ class Drop(Enum):
     TRANSACTION = "transaction"
     LOGICAL_MESSAGE = "logical_message"
     SCHEMA_CHANGE = "schema_change"
+    NOTIFICATION = "notification"
     FILTERED = "filtered"
     OUTBOX = "outbox"
 
@@ -131,28 +134,62 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False, rename={"row_schema": "<r
         return self.row_schema if type(self.row_schema) is RowSchema else None
 
 
+class RowSchemas:
+    """Compiles schema blocks, each once: what reads rows keeps its plans by the RowSchema."""
+
+    _MOST = 4096
+
+    def __init__(self, placeholder: Placeholder) -> None:
+        self._placeholder = placeholder
+        self._compiled: dict[bytes, RowSchema | None] = {}
+
+    def of(self, block: Any) -> RowSchema | None:
+        """Compile a schema block that is parsed already."""
+        try:
+            return self.of_text(msgspec.json.encode(block))
+        except (OverflowError, UnicodeError, RecursionError):
+            # Numbers or text that no schema of Connect's holds; not worth remembering.
+            return compile_row_schema(block, self._placeholder)
+
+    def of_text(self, text: bytes) -> RowSchema | None:
+        """Compile a schema block; DecodeError where it is none."""
+        if text not in self._compiled:
+            if len(self._compiled) >= self._MOST:
+                self._compiled.clear()
+            self._compiled[text] = compile_row_schema(parse_json(text), self._placeholder)
+        return self._compiled[text]
+
+
 def compile_row_schema(block: Any, placeholder: Placeholder) -> RowSchema | None:
     """Compile Connect's JSON schema of an envelope (or of a bare row); None where it describes no row."""
-    if not isinstance(block, dict):
+    if not isinstance(block, dict) or not isinstance(block.get("fields"), list):
         return None
-    fields = block.get("fields")
-    if not isinstance(fields, list):
-        return None
-    row = next(
-        (f for f in fields if isinstance(f, dict) and f.get("field") in {"after", "before"} and f.get("type") == "struct"),
-        block,
-    )
-    columns = [f for f in row.get("fields") or () if isinstance(f, dict) and isinstance(f.get("field"), str)]
+    row = next((f for f in block["fields"] if _is_image(f)), block)
+    if not isinstance(row.get("fields"), list):
+        raise DecodeError("the schema of before and after has no fields")
+    columns = [f for f in row["fields"] if isinstance(f, dict) and isinstance(f.get("field"), str)]
     defaults = {c["field"]: c["default"] for c in columns if c.get("default") is not None}
     return RowSchema(connect_converters(columns, placeholder=placeholder), defaults)
+
+
+def _is_image(field: Any) -> bool:
+    return isinstance(field, dict) and field.get("field") in ("after", "before") and field.get("type") == "struct"
 
 
 def compile_avro_row_schema(record: Mapping[str, Any], placeholder: Placeholder) -> RowSchema:
     """Compile the Avro writer schema of an envelope (or of a bare row)."""
     rows = (_record_of(f["type"]) for f in record.get("fields", ()) if f.get("name") in {"after", "before"})
     row = next((r for r in rows if r is not None), record)
-    defaults = {f["name"]: f["default"] for f in row.get("fields", ()) if f.get("default") is not None}
+    defaults = {f["name"]: _avro_default(f) for f in row.get("fields", ()) if f.get("default") is not None}
     return RowSchema(avro_converters(row, placeholder=placeholder), defaults)
+
+
+def _avro_default(field: Mapping[str, Any]) -> Any:
+    """Return a column's default as it would stand in a row: schemas write bytes as text, a character for each."""
+    branch = field["type"][0] if isinstance(field["type"], list) else field["type"]
+    kind = branch.get("type") if isinstance(branch, dict) else branch
+    default = field["default"]
+    return default.encode("latin-1") if kind in ("bytes", "fixed") and isinstance(default, str) else default
 
 
 def _record_of(avro_type: Any) -> Mapping[str, Any] | None:
@@ -171,16 +208,39 @@ def parse_json(data: bytes | Raw) -> Any:
 
 
 def _parse_long_integers(data: bytes) -> Any:
-    # msgspec, like int(), refuses more than 4,300 digits; Decimal reads any number of them exactly.
+    # msgspec, like int(), refuses more than 4,300 digits.
     import json  # noqa: PLC0415 - for this one rare case
 
-    def refuse(constant: str) -> None:
-        raise DecodeError(f"not JSON: {constant} is no JSON number")
-
     try:
-        return json.loads(data, parse_int=lambda digits: int(Decimal(digits)), parse_constant=refuse)
+        return json.loads(data, parse_int=_long_integer, parse_float=_finite, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"not JSON: {error}") from error
+
+
+def _long_integer(digits: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise DecodeError(f"an integer of {len(digits):,} digits, more than PostgreSQL has")
+    return -_halved(digits[1:]) if digits.startswith("-") else _halved(digits)
+
+
+def _halved(digits: str) -> int:
+    # Multiplying halves takes milliseconds where a conversion of all digits at once takes a second.
+    if len(digits) <= 4000:
+        return int(digits)
+    low = len(digits) // 2
+    shift: int = 10**low
+    return _halved(digits[:-low]) * shift + _halved(digits[-low:])
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if value in (float("inf"), float("-inf")):
+        raise DecodeError("a number that is too large for a double")
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise DecodeError(f"not JSON: {constant} is no JSON number")
 
 
 def read_image(image: RowImage) -> dict[str, Any] | None:
@@ -189,7 +249,7 @@ def read_image(image: RowImage) -> dict[str, Any] | None:
         return image
     columns = parse_json(image)
     if isinstance(columns, str):  # MongoDB sends documents as JSON in a string
-        columns = parse_json(columns.encode())
+        columns = parse_json(columns.encode("utf-8", "surrogatepass"))
     if columns is None or isinstance(columns, dict):
         return columns
     raise DecodeError(f"a row image is an object or null, not {type(columns).__name__}")

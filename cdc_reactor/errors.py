@@ -8,6 +8,7 @@
     ├── UsageError             the command line, a path or a setting is wrong
     ├── WorldError             something that we need is down; nothing is wrong with the data
     │   └── PublishError         events could not be confirmed
+    ├── RemoteFailure          what a handler raised in another process
     ├── HandlerTimeout         a handler ran longer than its `timeout`
     └── Verdict wishes         raised by handlers only
         ├── Retry                try these changes again later
@@ -39,7 +40,7 @@ class DecodeError(SenderError):
     change: Any = None
 
 
-class ImageUnavailable(SenderError):  # noqa: N818 - named for what is missing, as KeyError is
+class ImageUnavailable(SenderError):
     """Raised when a handler reads a before image or a column that Debezium did not send."""
 
 
@@ -59,7 +60,15 @@ class PublishError(WorldError):
     """Raised when events could not be handed over for good."""
 
 
-class HandlerTimeout(ReactorError):  # noqa: N818 - the field's word
+class RemoteFailure(ReactorError):
+    """Raised nowhere: stands for an exception of another process, which could not travel as itself."""
+
+    def __init__(self, error_class: str, text: str) -> None:
+        super().__init__(text)
+        self.error_class = error_class
+
+
+class HandlerTimeout(ReactorError):
     """Raised when a handler ran longer than its `timeout`."""
 
 
@@ -71,7 +80,7 @@ class _Wish(ReactorError):
         self.changes = None if changes is None else tuple(changes)
 
 
-class Retry(_Wish):  # noqa: N818 - a wish, not an error
+class Retry(_Wish):
     """Raised by a handler to have changes handed to it again, after `delay` seconds or the usual backoff."""
 
     def __init__(self, why: str, *, changes: Iterable[Any] | None = None, delay: float | None = None) -> None:
@@ -79,5 +88,5 @@ class Retry(_Wish):  # noqa: N818 - a wish, not an error
         self.delay = delay
 
 
-class Reject(_Wish):  # noqa: N818 - a wish, not an error
+class Reject(_Wish):
     """Raised by a handler for changes that will never succeed: they go to the dead letters at once."""

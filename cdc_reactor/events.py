@@ -1,7 +1,7 @@
 """Typed events: facts that handlers publish on application topics.
 
-An `Event` is a pydantic model bound to a topic. `ctx.publish` collects `Publication`s; whoever runs the handler hands them
-over for good before its changes are acknowledged.
+An `Event` is a pydantic model bound to a topic. `ctx.publish` collects `Publication`s; whoever runs the handler hands
+them over for good before its changes are acknowledged.
 """
 
 from __future__ import annotations

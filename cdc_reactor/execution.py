@@ -1,9 +1,9 @@
 """One Work through its handler: transaction, failures, isolation of the poisoned → Outcome.
 
-Here the I/O begins. A run gets one database transaction, committed after the handler returned and before its events are
-handed on. A batch that fails is rolled back and split, so that one poisoned change costs about 2·log₂ n runs and only its
-own delivery; what stands behind it in its lane is given back. Errors of the world (the database is down) are no fault of the
-data: the whole work is given back uncounted and the handler pauses.
+Here the I/O begins. A run gets one database transaction, committed after the handler returned and before its events
+are handed on. A batch that fails is rolled back and split, so that one poisoned change costs about 2·log₂ n runs and
+only its own delivery; what stands behind it in its lane is given back. Errors of the world (the database is down) are
+no fault of the data: the whole work is given back uncounted and the handler pauses.
 
 No exception of a handler leaves `Executor.run`.
 """

@@ -79,7 +79,8 @@ class Context:
 class Handler(Generic[R]):
     """A function that reacts to changes of one table, and how it wants them. Made by `@handles`.
 
-    `max_size` changes at most make a batch, `max_wait` seconds at most does the oldest wait for it. `timeout` is in seconds.
+    `max_size` changes at most make a batch, `max_wait` seconds at most does the oldest wait for it. `timeout` is in
+    seconds.
     """
 
     function: Callable[[Batch[R], Context], Awaitable[None] | None]
@@ -131,9 +132,9 @@ def handles(
 ) -> Callable[[Callable[[Batch[R], Context], Awaitable[None] | None]], Handler[R]]:
     """Declare that a function reacts to the changes of a Row's table.
 
-    `ops` limits the kinds of change (`ops=(Create, Delete)`; all by default), `when_changed` lets updates through only if
-    one of these columns changed, `snapshot=True` asks for the rows of snapshots too, as Create.
-    After `max_attempts` failures a change is poison: `on_poison` "skip" puts it among the dead letters, "park" also all
+    `ops` limits the kinds of change (`ops=(Create, Delete)`; all by default), `when_changed` lets updates through
+    only if one of these columns changed, `snapshot=True` asks for the rows of snapshots too, as Create. After
+    `max_attempts` failures a change is poison: `on_poison` "skip" puts it among the dead letters, "park" also all
     later changes of its row, "halt" stops the handler and keeps the change.
 
     Raises:

@@ -19,7 +19,7 @@ when something failed. So the common case costs one append and a share of one sl
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
@@ -274,6 +274,7 @@ class _Queue:
         gone = [h for h in self.pending if h.lane == lane]
         if gone:
             self.pending = [h for h in self.pending if h.lane != lane]
+            self.barriers -= len(gone) if lane is EVERY_LANE else 0
         return gone
 
     def clear(self, in_flight: set[Hashable]) -> list[Held]:
@@ -298,9 +299,13 @@ def key_of(held: Held) -> Hashable:
 
 
 class _Awaited(msgspec.Struct):
-    """Messages of a lane that went back to the broker, in order, and until when we wait for them."""
+    """Messages of a lane that went back to the broker, in order, and until when we wait for them.
 
-    ids: deque[str]
+    `returned` are those of them that came back: a broker may send these once more before it sends the others.
+    """
+
+    ids: OrderedDict[str, None]
+    returned: set[str]
     until: float
 
 
@@ -310,7 +315,8 @@ class Reactor:
     `route` tells where a delivery goes: it returns a Held, or a Settlement for what needs no handler, and raises nothing.
     Failed changes are retried here, after `backoff`, as long as a delivery may be held (`hold_limit` seconds, the lease);
     beyond that they go back to the broker (NACK), and until they return (at most `redelivery_timeout` seconds) nothing
-    that stood behind them in their lane is handed out.
+    that stood behind them in their lane is handed out. A truncate, and what a truncate waits for, is retried here however
+    long it takes: no broker would hold the other lanes back meanwhile.
     """
 
     def __init__(
@@ -328,6 +334,7 @@ class Reactor:
         self._queues: dict[tuple[Hashable, int], _Queue] = {}
         self._settled: list[Settlement] = []
         self._retries: list[tuple[float, int, _Queue, Hashable]] = []
+        # The one to be given up first stands first.
         self._awaited: dict[tuple[Hashable, Hashable], _Awaited] = {}
         self._running: set[Work] = set()
         self._sequence = 0
@@ -347,7 +354,7 @@ class Reactor:
         route = self._route
         for delivery in deliveries:
             held = route(delivery)
-            if type(held) is not Held:
+            if isinstance(held, Settlement):
                 self._settled.append(held)
                 continue
             self.outstanding += 1
@@ -361,14 +368,14 @@ class Reactor:
     def _receive_carefully(self, held: Held, now: float) -> None:
         queues = held.route.queues or self._open(held.route)
         held.remaining = len(queues)
-        refusal = self._refusal(held, now)
+        refusal = self._refusal(held, now) if self._is_careful else ""
         for queue in queues:
             if refusal:
                 self._finish(held, Settlement(held.delivery, Verdict.NACK, refusal))
-            elif held.lane in queue.parked:
+            elif queue.parked and held.lane in queue.parked:
                 self._finish(held, _parked(held, queue))
             else:
-                queue.barriers += held.lane is EVERY_LANE
+                queue.barriers += held.known_lane is EVERY_LANE
                 queue.pending.append(held)
 
     def _refusal(self, held: Held, now: float) -> str:
@@ -380,15 +387,20 @@ class Reactor:
         if awaited is None:
             return ""
         message_id = held.delivery.message.message_id
-        if message_id == awaited.ids[0] or now >= awaited.until:
-            awaited.ids.popleft()
+        first = next(iter(awaited.ids))
+        if message_id == first or message_id in awaited.returned or now >= awaited.until:
+            awaited.ids.pop(message_id, None)
+            awaited.returned.add(message_id)
             if not awaited.ids or now >= awaited.until:
-                del self._awaited[key]
-                self._is_careful = bool(self._awaited)
+                self._stop_awaiting(key)
             return ""
-        if message_id not in awaited.ids:
-            awaited.ids.append(message_id)
-        return f"behind message {awaited.ids[0]}, which went back"
+        if message_id:
+            awaited.ids[message_id] = None
+        return f"behind message {first}, which went back"
+
+    def _stop_awaiting(self, key: tuple[Hashable, Hashable]) -> None:
+        del self._awaited[key]
+        self._is_careful = self._draining or bool(self._awaited)
 
     def _open(self, route: Route) -> tuple[_Queue, ...]:
         queues = []
@@ -407,10 +419,10 @@ class Reactor:
         self._wake(now)
         works: list[Work] = []
         queues = list(self._queues.values())
-        # Begin with another queue each time, so that a limit starves none.
-        self._turn += 1
-        for offset in range(len(queues)):
-            queue = queues[(offset + self._turn) % len(queues)]
+        # Begin behind the queue that was served last, so that a limit starves none.
+        first = self._turn
+        for turn in range(first, first + len(queues)):
+            queue = queues[turn % len(queues)]
             while (limit is None or len(works) < limit) and self._is_ready(queue, now, flush=flush):
                 batch = queue.take()
                 if not batch:
@@ -419,6 +431,7 @@ class Reactor:
                 work = Work(queue.consumer, batch, queue, attempt)
                 self._running.add(work)
                 works.append(work)
+                self._turn = (turn + 1) % len(queues)
         return works
 
     @staticmethod
@@ -433,6 +446,11 @@ class Reactor:
             queue.stalled = False
             if waiting:
                 queue.front.appendleft(waiting)
+        while self._awaited:
+            key, awaited = next(iter(self._awaited.items()))
+            if now < awaited.until:
+                break
+            self._stop_awaiting(key)
 
     def complete(self, work: Work, outcome: Outcome, now: float) -> None:
         """Take back a work with one verdict for each of its changes.
@@ -518,7 +536,7 @@ class Reactor:
             self._give_back(queue, lane, chunk, "draining", now)
         elif retry_at is None or queue.halted is not None:
             queue.front.appendleft(chunk)
-        elif retry_at - chunk[0].since > self._hold_limit:
+        elif retry_at - chunk[0].since > self._hold_limit and lane is not EVERY_LANE and not queue.barriers:
             chunk.extend(queue.give_up_lane(lane))
             self._give_back(queue, lane, chunk, "its lease would end before the next attempt", now)
         else:
@@ -530,14 +548,24 @@ class Reactor:
         """Send part of a lane back to the broker and await it in the same order."""
         ids = [held.delivery.message.message_id for held in chunk]
         if not self._draining and all(ids):
-            key = (queue.stream, lane)
-            awaited = self._awaited.setdefault(key, _Awaited(deque(), 0.0))
-            awaited.ids.extend(i for i in ids if i not in awaited.ids)
-            awaited.until = now + self._redelivery_timeout
-            self._is_careful = True
+            self._await((queue.stream, lane), ids, now)
         # The last first: a broker that redelivers at once then begins with the oldest.
         for held in reversed(chunk):
+            # Where messages have no ids nobody will know it again.
+            queue.attempts.pop(held, None)
             self._finish(held, Settlement(held.delivery, Verdict.NACK, reason, None, queue.consumer.name))
+
+    def _await(self, key: tuple[Hashable, Hashable], ids: Sequence[str], now: float) -> None:
+        awaited = self._awaited.pop(key, None) or _Awaited(OrderedDict(), set(), 0.0)
+        # What came back and goes again stands before all that did not come back yet.
+        for message_id in reversed(ids):
+            if message_id not in awaited.ids:
+                awaited.ids[message_id] = None
+                awaited.ids.move_to_end(message_id, last=False)
+        awaited.returned.difference_update(ids)
+        awaited.until = now + self._redelivery_timeout
+        self._awaited[key] = awaited
+        self._is_careful = True
 
     def _finish(self, held: Held, settlement: Settlement) -> None:
         """Count one consumer's verdict on a delivery, and settle it when the last has spoken."""
@@ -546,8 +574,20 @@ class Reactor:
         held.remaining -= 1
         assert held.remaining >= 0, "every delivery is settled exactly once"
         if held.remaining == 0:
-            self._settled.append(held.worst or settlement)
+            settlement = held.worst or settlement
+            self._settled.append(settlement)
             self.outstanding -= 1
+            if self._awaited and settlement.verdict is Verdict.DEAD_LETTER:
+                self._await_no_more(held)
+
+    def _await_no_more(self, held: Held) -> None:
+        """Forget a message that one handler gave back and another put among the dead letters: it will not return."""
+        key = (held.route.stream, held.lane)
+        awaited = self._awaited.get(key)
+        if awaited is not None:
+            awaited.ids.pop(held.delivery.message.message_id, None)
+            if not awaited.ids:
+                self._stop_awaiting(key)
 
     def settlements(self) -> list[Settlement]:
         """Take what has been settled since the last call."""

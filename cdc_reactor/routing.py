@@ -17,7 +17,7 @@ import msgspec
 from cdc_reactor.changes import CHANGE_OF, RowReader, _Change
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.envelope import BAD_BYTES, Drop, Envelope, Operation, Source, TableId, is_null
-from cdc_reactor.errors import DecodeError, DefinitionError, SenderError
+from cdc_reactor.errors import DecodeError, DefinitionError, SenderError, WorldError
 from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
 from cdc_reactor.reactor import EVERY_LANE, Held, Route
@@ -204,6 +204,14 @@ class CdcRouter:
         if plan.is_plain:
             return Held(delivery, plan.kind(envelope, plan.reader), plan.route)
         return self._route_with_care(delivery, envelope, plan)
+
+    def table_of(self, message: Message) -> str:
+        """Name the table of a message, for people; empty where it has none or cannot be read."""
+        try:
+            envelope = self._decode(message)
+        except (DecodeError, WorldError):
+            return ""
+        return str(envelope.source.table_id) if type(envelope) is Envelope else ""
 
     def _route_with_care(self, delivery: Delivery, envelope: Envelope, plan: _Plan) -> Held | Settlement:
         if plan.kind is _Change:

@@ -181,7 +181,7 @@ class RegistrySchemas(KeptSchemas):
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._authorization = f"Basic {base64.b64encode(login.encode()).decode()}"
-        self._wait = tenacity.wait_exponential_jitter(initial=first_wait, jitter=first_wait, max=5.0)
+        self._wait = tenacity.wait_random_exponential(multiplier=first_wait, max=5.0)
         super().__init__(origin=f"the registry {self._base}")
 
     def schema(self, schema_id: int) -> AvroSchema:
@@ -191,15 +191,19 @@ class RegistrySchemas(KeptSchemas):
         UsageError when it refuses us.
         """
         if schema_id not in self._by_id and schema_id < FIRST_OWN_ID:
-            self._by_id[schema_id] = self._whole(self._fetch(f"/schemas/ids/{schema_id}", f"schema id {schema_id}"))
+            self._by_id[schema_id] = self._fetch_whole(schema_id)
         return super().schema(schema_id)
 
-    def _whole(self, answer: Mapping[str, Any]) -> AvroSchema:
-        """Return an answer's schema together with what it refers to."""
+    def _fetch_whole(self, schema_id: int) -> AvroSchema:
+        """Return a schema together with what it refers to."""
+        answer = self._fetch(f"/schemas/ids/{schema_id}", f"schema id {schema_id}")
         if answer.get("schemaType", "AVRO") != "AVRO":
             raise DecodeError(f"{self._origin} has a schema of type {answer['schemaType']} where Avro is needed")
-        schema = _opened(answer["schema"])
-        referred = dict(self._fetch_referred(answer, set()))
+        try:
+            schema = _opened(answer["schema"])
+            referred = dict(self._fetch_referred(answer, set()))
+        except (ValueError, LookupError, TypeError) as error:
+            raise DecodeError(f"{self._origin} has a schema id {schema_id} that makes no sense: {error!r}") from error
         return _inlined(schema, "", referred) if referred else schema
 
     def _fetch_referred(

@@ -1,0 +1,185 @@
+"""The commands. Each parses its options, calls what does the work, and turns errors into one sentence and a status.
+
+Heavy packages are imported inside the commands, so that `--help` answers at once. Exit status: 0 well, 1 data failed,
+2 usage or configuration, 3 something that we need is down, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from cdc_reactor import __version__
+from cdc_reactor.errors import DecodeError, DefinitionError, ReactorError, UsageError, WorldError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="cdc-reactor",
+    help="React to database changes that Debezium captures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+new = typer.Typer(help="Write the files of a new handler.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(new, name="new")
+
+DATA_FAILED, USAGE, WORLD_DOWN, INTERRUPTED = 1, 2, 3, 130
+
+
+def speaks_plainly(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn this package's errors into one sentence on standard error and the right exit status."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except (UsageError, DefinitionError) as error:
+            raise _failed(error, USAGE) from None
+        except WorldError as error:
+            raise _failed(error, WORLD_DOWN) from None
+        except (DecodeError, ReactorError) as error:
+            raise _failed(error, DATA_FAILED) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # Whoever read our output has enough; nothing more can be said to it.
+            sys.stderr.close()
+            raise typer.Exit(0) from None
+
+    return wrapped
+
+
+def _failed(error: Exception, status: int) -> typer.Exit:
+    typer.echo(f"cdc-reactor: {error}", err=True)
+    return typer.Exit(status)
+
+
+def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        typer.echo(f"cdc-reactor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    _version: Annotated[  # noqa: FBT002 - typer makes an option of it
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """React to database changes that Debezium captures."""
+
+
+Handlers = Annotated[
+    list[str] | None,
+    typer.Option("--handlers", metavar="PACKAGE|FILE|none", help="Where the handlers are [default: table_handlers]."),
+]
+Schemas = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|URL", help="Avro writer schemas: a file, a folder, a registry's URL, or pubsub: ."),
+]
+Form = Annotated[str | None, typer.Option("--format", metavar="NAME", help="Read every capture as this format.")]
+Placeholder = Annotated[str, typer.Option(help="Debezium's unavailable.value.placeholder.")]
+Prefix = Annotated[str, typer.Option(help="The unwrap transform's add.fields.prefix.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+_PLACEHOLDER = "__debezium_unavailable_value"
+
+
+@app.command(
+    epilog="Examples:  cdc-reactor replay captures/ --dry-run  ·  "
+    "cdc-reactor replay 'day-*.ndjson.zst' --table public.users --checkpoint day.checkpoint  ·  "
+    "cdc-reactor replay FILE --handlers none --report json"
+)
+@speaks_plainly
+def replay(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH…", help="Files, folders, globs, - or gs:// and s3:// URLs.")
+    ],
+    *,
+    handlers: Handlers = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(
+            envvar="CDC_DATABASE_URL", metavar="URL", help="What ctx.session connects to [default: a SQLite file]."
+        ),
+    ] = None,
+    create_tables: Annotated[bool, typer.Option(help="Create the tables of the handlers' `metadata` there.")] = False,
+    schemas: Schemas = None,
+    form: Form = None,
+    table: Annotated[
+        list[str] | None, typer.Option(metavar="SCHEMA.TABLE", help="Only these tables; * matches.")
+    ] = None,
+    op: Annotated[list[str] | None, typer.Option(metavar="OP", help="Only these operations: create, update, …")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="Committed at or after.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Committed at or before.")] = None,
+    from_lsn: Annotated[str | None, typer.Option(metavar="LSN", help="At or after this log position.")] = None,
+    to_lsn: Annotated[str | None, typer.Option(metavar="LSN", help="At or before this log position.")] = None,
+    key: Annotated[str | None, typer.Option(metavar="KEY", help='Only this row: 42 or {"id": 42}.')] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most so many messages.")] = None,
+    skip: Annotated[int, typer.Option(min=0, help="Leave out the first messages.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Run everything, roll it back, show the events.")] = False,
+    events: Annotated[str | None, typer.Option(metavar="FILE", help="Write the events that handlers publish.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(metavar="FILE", help="Go on here after Ctrl-C or a crash.")] = None,
+    on_error: Annotated[
+        str, typer.Option(metavar="stop|skip|FILE", help="At a message that fails: stop, skip it, or keep it in FILE.")
+    ] = "skip",
+    unknown_table: Annotated[
+        str, typer.Option(metavar="ack|dead-letter|stop", help="Changes of tables that no handler wants.")
+    ] = "ack",
+    workers: Annotated[int, typer.Option(min=1, help="Run handlers in so many processes.")] = 1,
+    max_rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many messages a second.")] = None,
+    report: Annotated[str, typer.Option(metavar="table|json", help="How to say what happened.")] = "table",
+    placeholder: Placeholder = _PLACEHOLDER,
+    unwrapped_prefix: Prefix = "__",
+    max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger messages.")] = 64 * 1024 * 1024,
+) -> None:
+    """Run captured changes through table handlers."""
+    from cdc_reactor import replay_command
+
+    status = replay_command.run(
+        replay_command.Options(
+            paths=paths,
+            handlers=handlers or ["table_handlers"],
+            database_url=database_url,
+            create_tables=create_tables,
+            schemas=schemas,
+            form=form,
+            tables=table or [],
+            operations=op or [],
+            since=since,
+            until=until,
+            from_lsn=from_lsn,
+            to_lsn=to_lsn,
+            key=key,
+            limit=limit,
+            skip=skip,
+            dry_run=dry_run,
+            events=events,
+            checkpoint=checkpoint,
+            on_error=on_error,
+            unknown_table=unknown_table,
+            workers=workers,
+            max_rate=max_rate,
+            report=report,
+            placeholder=placeholder,
+            unwrapped_prefix=unwrapped_prefix,
+            max_bytes=max_bytes,
+        )
+    )
+    raise typer.Exit(status)
+
+
+def main() -> Any:
+    """Run the command line; the console script `cdc-reactor`."""
+    return app()
+
+
+if __name__ == "__main__":
+    main()

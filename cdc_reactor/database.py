@@ -1,0 +1,71 @@
+"""The engine behind `ctx.session`: opened from a URL, checked before anything is handled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from cdc_reactor.errors import UsageError, WorldError
+
+
+def open_engine(url: str) -> Engine:
+    """Open an engine; `postgresql://` means psycopg 3, and a SQLite file's folder is made.
+
+    Raises:
+        UsageError: the URL cannot be read, or its driver is not installed. Passwords are not shown.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.drivername in ("postgresql", "postgres"):
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        engine = create_engine(parsed, pool_pre_ping=True)
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise UsageError(
+            f"--database-url: {_reason(error)}; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+        ) from None
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "do_connect", _make_folder)
+        event.listen(engine, "connect", _tune_sqlite)
+    return engine
+
+
+def _reason(error: Exception) -> str:
+    # SQLAlchemy's own message repeats the URL, password and all.
+    if isinstance(error, NoSuchModuleError | ImportError):
+        return "no driver for this kind of database is installed"
+    return "this is no database URL"
+
+
+def _make_folder(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> None:
+    database = str(arguments[0]) if arguments else ""
+    if database and database != ":memory:" and not database.startswith("file:"):
+        try:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WorldError(f"the folder of the SQLite file {database} cannot be made: {error.strerror}") from error
+
+
+def _tune_sqlite(connection: Any, _: Any) -> None:
+    # Several processes write to one file: readers do not block, writers wait for each other.
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA busy_timeout=30000")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def check(engine: Engine) -> None:
+    """Connect once; WorldError, without a password, where nothing answers."""
+    try:
+        with engine.connect():
+            return
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None)
+        detail = (
+            str(cause).strip().splitlines()[0] if cause is not None and str(cause).strip() else type(error).__name__
+        )
+        where = engine.url.render_as_string(hide_password=True)
+        raise WorldError(f"the database {where} does not answer: {detail}") from error
