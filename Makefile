@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-dev ## Replay the bundled captures into a throw-away SQ
 	$(BIN)/cdc-reactor replay \
 		$(CAPTURES)/forum_schemas_on.records.ndjson $(CAPTURES)/forum_avro.records.ndjson \
 		--schemas $(CAPTURES)/forum_avro.registry.json \
-		--handlers table_handlers --database-url "sqlite:///$$folder/demo.db"
+		--handlers table_handlers --database-url "sqlite:///$$folder/demo.db" --create-tables
 
 test: $(VENV)/.installed-dev ## Run the tests in two processes; show the lines that none of them runs
 	@rm -f .coverage .coverage.*

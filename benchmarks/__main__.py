@@ -42,9 +42,8 @@ def _rounds(text: str) -> int:
 
 
 def _run_all(rounds: int) -> Result:
-    # The memory benchmark first: what the others hold would count for the processes that it starts.
     whole = Result("all")
-    for run in reversed(_BENCHMARKS.values()):
+    for run in _BENCHMARKS.values():
         found = run(rounds)
         whole.cases.extend(found.cases)
         whole.missing.extend(found.missing)
@@ -52,9 +51,9 @@ def _run_all(rounds: int) -> Result:
 
 
 def _print(result: Result) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    for name in dict.fromkeys(case.benchmark for case in result.cases):
-        console.print(_table(name, [case for case in result.cases if case.benchmark == name]))
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    for name, unit in dict.fromkeys((case.benchmark, case.unit) for case in result.cases):
+        console.print(_table(name, unit, [c for c in result.cases if (c.benchmark, c.unit) == (name, unit)]))
     for missing in result.missing:
         console.print(f"missing: {missing['case']} against {missing['against']}: {missing['why']}")
     facts = environment()
@@ -62,22 +61,40 @@ def _print(result: Result) -> None:
     console.print(f"Python {facts['python']} on {facts['cpus']} CPUs; {libraries}")
 
 
-def _table(name: str, cases: list[Case]) -> Table:
+def _table(name: str, unit: str, cases: list[Case]) -> Table:
     table = Table(
-        "case", "against", *map(_numeric, ("figure", "q1–q3", "target")), "unit",
-        *map(_numeric, ("ours", "theirs", "wall", "messages", "MB", "rounds", "void")), title=name,
-    )  # fmt: skip
+        Column("case", no_wrap=True),
+        Column("against", no_wrap=True),
+        *map(
+            _numeric,
+            (
+                "figure",
+                "quartiles",
+                "target",
+                "µs ours",
+                "theirs",
+                "wall",
+                "peak MB",
+                "messages",
+                "MB",
+                "rounds",
+                "void",
+            ),
+        ),
+        title=f"{name}: {unit}",
+        title_justify="left",
+    )
     for case in cases:
         table.add_row(
             case.case,
             case.against,
-            _show(case.ratio, ""),
-            "·" if case.spread is None else f"{case.spread[0]:.2f}–{case.spread[1]:.2f}",
+            _show(case.figure),
+            "·" if case.spread is None else f"{case.spread[0]:.2f} … {case.spread[1]:.2f}",
             _target(case),
-            case.unit,
-            _show(case.us, " µs"),
-            _show(case.us_against, " µs"),
-            _show(case.wall_ratio, ""),
+            _show(case.us),
+            _show(case.us_against),
+            _show(case.wall_ratio),
+            _show(case.peak_mb),
             f"{case.messages:,}",
             f"{case.bytes / 1e6:,.0f}",
             str(case.rounds),
@@ -90,11 +107,12 @@ def _target(case: Case) -> str:
     if case.target is None:
         return "·"
     sign = "≤" if case.target_is_limit else "≥"
-    return f"{sign} {case.target:g} {'met' if case.is_met else '[bold]missed[/bold]'}"
+    verdict = {True: "met", False: "[bold]missed[/bold]", None: "not measured"}[case.is_met]
+    return f"{sign} {case.target:g} {verdict}"
 
 
-def _show(value: float | None, unit: str) -> str:
-    return "·" if value is None else f"{value:.2f}{unit}"
+def _show(value: float | None) -> str:
+    return "·" if value is None else f"{value:.2f}"
 
 
 def _numeric(header: str) -> Column:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from itertools import cycle, islice
 from pathlib import Path
@@ -113,7 +113,7 @@ READINGS: Mapping[str, Reading] = {"lazy": iterate, "dicts": read_columns, "pyda
 def handlers(read: Reading) -> list[Handler[Any]]:
     """Make a handler for each table that reads its batches so and does nothing else."""
 
-    def handler(batch: Batch[Any], _: Context) -> None:
+    def handler(batch: Batch, _: Context) -> None:
         read(batch)
 
     return [handles(row, name=row.__name__.lower(), max_size=MAX_SIZE)(handler) for row in ROWS]
@@ -185,7 +185,7 @@ def as_rows(content: Content) -> Content:
 
 
 def _converted(content: Content, image: Mapping[str, Any]) -> dict[str, Any]:
-    names = image.keys()
+    names = set(image)
     if content.table == "public.users" and content.op == "d":
         names = {"id"}  # its replica identity is not full: Debezium fills the other columns with nothing
     if content.table == "public.votes" and content.op == "d":
@@ -206,7 +206,7 @@ _PYTHON: Mapping[str, Callable[[Any], Any]] = {
     "meta": orjson.loads,
     "score": _decimal,
     "published": lambda days: date(1970, 1, 1) + timedelta(days),
-    "at": lambda us: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=us),
+    "at": lambda us: datetime(1970, 1, 1) + timedelta(microseconds=us),  # noqa: DTZ001 - a timestamp without time zone
 }
 
 

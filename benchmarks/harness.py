@@ -19,7 +19,7 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple, TypeAlias
 
 #: A run is disturbed where its wall time is more than this multiple of its CPU time, beyond a few milliseconds.
-WALL_OVER_CPU = 1.15
+WALL_OVER_CPU = 1.5
 WALL_SLACK_SECONDS = 0.005
 
 #: A round is void where its baseline is further than this share from the median of that baseline.
@@ -83,22 +83,26 @@ class Duel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One line of a result: `ratio` is their time by ours, each within one round; above 1 we are faster.
+    """One line of a result, whose `figure` is a ratio, a growth or a time, as `unit` says; `spread` has its quartiles.
 
-    Times are microseconds of CPU a message; `void` says for each round that was dropped why.
+    `ratio` is their time by ours, each within one round: above 1 we are faster. `growth` is the peak memory with a
+    large file by that with a small one. Times are microseconds of CPU a message. `void` says of each round that was
+    dropped why.
     """
 
     benchmark: str
     case: str
     against: str
     unit: str = "times as fast"
-    ratio: float | None
+    ratio: float | None = None
+    growth: float | None = None
     spread: tuple[float, float] | None
     target: float | None
     target_is_limit: bool = False
     us: float | None = None
     us_against: float | None = None
     wall_ratio: float | None = None
+    peak_mb: float | None = None
     messages: int = 0
     bytes: int = 0
     rounds: int = 0
@@ -106,11 +110,16 @@ class Case:
     void: Mapping[int, str] = field(default_factory=dict)
 
     @property
+    def figure(self) -> float | None:
+        """What the target speaks of; None where every round was void."""
+        return next((figure for figure in (self.ratio, self.growth, self.us) if figure is not None), None)
+
+    @property
     def is_met(self) -> bool | None:
         """Whether the target is met; None where there is no target, or no figure."""
-        if self.target is None or self.ratio is None:
+        if self.target is None or self.figure is None:
             return None
-        return self.ratio <= self.target if self.target_is_limit else self.ratio >= self.target
+        return self.figure <= self.target if self.target_is_limit else self.figure >= self.target
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""

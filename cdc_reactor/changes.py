@@ -1,17 +1,18 @@
 """Rows and changes: what a handler sees.
 
-A team states the columns that it needs in a `Row` model; a `Change` is the typed create, update, delete or truncate of one
-such row. Rows are read on first access, so that a handler that looks at ten of a thousand changes pays for ten. Nothing here
-guesses: what Debezium did not send raises `ImageUnavailable`, what cannot be read raises `DecodeError`; both name the table,
-the position and the cure.
+A team states the columns that it needs in a `Row` model; a `Change` is the typed create, update, delete or truncate of
+one such row. Rows are read on first access, so that a handler that looks at ten of a thousand changes pays for ten.
+Nothing here guesses: what Debezium did not send raises `ImageUnavailable`, what cannot be read raises `DecodeError`;
+both name the table, the position and the cure, and no values, for logs are read by more people than rows.
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, cast
 
@@ -50,7 +51,12 @@ class Row(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, protected_namespaces=(), defer_build=False, ser_json_bytes="base64"
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        protected_namespaces=(),
+        defer_build=False,
+        ser_json_bytes="base64",
     )
 
     table_id: ClassVar[TableId]
@@ -60,9 +66,9 @@ class Row(BaseModel):
     def __init_subclass__(
         cls,
         *,
-        table: str | None = None,  # noqa: ARG003 - read by __pydantic_init_subclass__, once the fields are known
-        key: Sequence[str] | None = None,  # noqa: ARG003 - the same
-        identity: str | None = None,  # noqa: ARG003 - the same
+        table: str | None = None,
+        key: Sequence[str] | None = None,
+        identity: str | None = None,
         **kwargs: Unpack[ConfigDict],
     ) -> None:
         super().__init_subclass__(**kwargs)
@@ -111,17 +117,23 @@ def _check_fields(model: type[Row]) -> None:
     for name, field in model.model_fields.items():
         if name in ("table_id", "key_columns", "replica_identity"):
             raise DefinitionError(
-                f'{model.__name__}: the field {name} hides the Row\'s own; name it otherwise and say Field(alias="{name}")'
+                f"{model.__name__}: the field {name} hides the Row's own; give it another name "
+                f'and Field(alias="{name}")'
             )
         if not isinstance(field.validation_alias, str | None):
-            raise DefinitionError(f'{model.__name__}: the alias of {name} must name one column, as Field(alias="{name}")')
+            raise DefinitionError(
+                f'{model.__name__}: the alias of {name} must name one column, as Field(alias="{name}")'
+            )
     if len(columns_of(model)) < len(model.model_fields):
         raise DefinitionError(f"{model.__name__}: two fields have one column for their alias")
 
 
 def columns_of(model: type[Row]) -> dict[str, str]:
     """Map the column names that a Row reads to its field names."""
-    return {(f.validation_alias if isinstance(f.validation_alias, str) else name): name for name, f in model.model_fields.items()}
+    return {
+        (f.validation_alias if isinstance(f.validation_alias, str) else name): name
+        for name, f in model.model_fields.items()
+    }
 
 
 def column_of(model: type[Row], name: str) -> str:
@@ -132,9 +144,9 @@ def column_of(model: type[Row], name: str) -> str:
 
 def _not_sent(model: type[Row], name: str) -> str:
     return (
-        f"{model.table_id}: column {column_of(model, name)} was not sent. Either its large value did not change (TOAST), "
-        f"or the table's REPLICA IDENTITY is not FULL and a delete carries only its key. Cure: ALTER TABLE {model.table_id} "
-        f'REPLICA IDENTITY FULL; where that is so already, declare identity="full" on {model.__name__}'
+        f"{model.table_id}: column {column_of(model, name)} was not sent. Either its large value did not change "
+        f"(TOAST), or the table's REPLICA IDENTITY is not FULL and a delete carries only its key. Cure: ALTER TABLE "
+        f'{model.table_id} REPLICA IDENTITY FULL; where that is so already, declare identity="full" on {model.__name__}'
     )
 
 
@@ -161,10 +173,13 @@ class RowReader(Generic[R]):
             data = bytes(image)
             if not self.placeholder.might_occur(data):
                 try:
-                    return cast(R, self._validate_json(data))
+                    return cast("R", self._validate_json(data))
                 except ValidationError:
                     pass  # the long way finds the words
-        return self._read_columns(image, schema, deleted=deleted)
+        try:
+            return self._read_columns(image, schema, deleted=deleted)
+        except RecursionError:
+            raise DecodeError(f"{self.model.table_id}: a column nests too deeply") from None
 
     def _read_columns(self, image: RowImage, schema: RowSchema | None, *, deleted: bool) -> R:
         try:
@@ -211,13 +226,11 @@ class RowReader(Generic[R]):
             row = model.model_validate(values)
         except ValidationError as error:
             raise DecodeError(_explain(self.model, error)) from None
-        except RecursionError:
-            raise DecodeError(f"{self.model.table_id}: a column nests too deeply") from None
         if unsent:
             for column in unsent:
                 row.__dict__.pop(self.columns[column], None)
             object.__setattr__(row, "__class__", self.model)
-        return cast(R, row)
+        return cast("R", row)
 
 
 def _is_nothing(value: Any) -> bool:
@@ -231,10 +244,10 @@ def _is_nothing(value: Any) -> bool:
     return not value
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _without(model: type[Row], fields: frozenset[str]) -> type[Row]:
     """Derive a model that does without some fields; its rows are turned into rows of `model` once validated."""
-    absent: Any = {name: (Any, None) for name in fields}
+    absent: Any = dict.fromkeys(fields, (Any, None))
     return create_model(model.__name__, __base__=model, **absent)
 
 
@@ -250,8 +263,9 @@ def _explain(model: type[Row], error: ValidationError) -> str:
 
 
 def _without_values(text: str, value: Any) -> str:
-    """Take a row's values out of an error's words and leave their types: logs are read by more people than rows."""
-    for part in islice(_parts(value), 1000):
+    """Take a row's values out of an error's words and leave their types."""
+    # The longest first: what shows 1 is a part of what shows 12.
+    for part in sorted(islice(_parts(value), 1000), key=lambda part: -len(show(part))):
         text = text.replace(show(part), type(part).__name__)
         if isinstance(part, str) and len(part) > 2:
             text = text.replace(repr(part), "…")
@@ -259,10 +273,14 @@ def _without_values(text: str, value: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    yield value
-    members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    for member in members:
-        yield from _parts(member)
+    waiting = deque([value])
+    while waiting:
+        part = waiting.popleft()
+        yield part
+        if isinstance(part, dict):
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
 
 
 class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
@@ -332,7 +350,8 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
         for name in columns:
             if column_of(self.reader.model, name) not in known and name not in self.reader.model.model_fields:
                 raise DefinitionError(
-                    f"{self.table_id} has no column {name!r} (is_changed, when_changed); it has {', '.join(sorted(known))}"
+                    f"{self.table_id} has no column {name!r} (is_changed, when_changed); "
+                    f"it has {', '.join(sorted(known))}"
                 )
         changed = self.changed_columns
         return any(column_of(self.reader.model, name) in changed for name in columns)
@@ -348,8 +367,8 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
         before, after = self.columns
         if before is None or after is None:
             raise ImageUnavailable(
-                f"{self.table_id}: this update carries no row as it was before (lsn {self.lsn}), so what changed is not "
-                f"known. Cure: ALTER TABLE {self.table_id} REPLICA IDENTITY FULL"
+                f"{self.table_id}: this update carries no row as it was before (lsn {self.lsn}), so what changed is "
+                f"not known. Cure: ALTER TABLE {self.table_id} REPLICA IDENTITY FULL"
             )
         unsent = self.reader.placeholder.matches
         try:

@@ -7,8 +7,10 @@ Heavy packages are imported inside the commands, so that `--help` answers at onc
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from keyword import iskeyword
+from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
@@ -174,6 +176,124 @@ def replay(
         )
     )
     raise typer.Exit(status)
+
+
+@app.command(
+    "explain",
+    epilog="Examples:  cdc-reactor explain day.ndjson:1234  ·  cdc-reactor explain dead.ndjson --json --no-values",
+)
+@speaks_plainly
+def explain_command(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE[:N]", help="A capture and the line (or number) of the message [default: 1].")
+    ],
+    *,
+    handlers: Handlers = None,
+    schemas: Schemas = None,
+    form: Form = None,
+    placeholder: Placeholder = _PLACEHOLDER,
+    unwrapped_prefix: Prefix = "__",
+    as_json: AsJson = False,
+    show_values: Annotated[
+        bool, typer.Option("--show-values/--no-values", help="Show the row's values, or their types only.")
+    ] = True,
+) -> None:
+    """Say why one captured message goes where it goes."""
+    from cdc_reactor import explain
+
+    status = explain.run(
+        explain.Options(
+            target=target,
+            handlers=handlers,
+            schemas=schemas,
+            form=form,
+            placeholder=placeholder,
+            unwrapped_prefix=unwrapped_prefix,
+            as_json=as_json,
+            show_values=show_values,
+        )
+    )
+    raise typer.Exit(status)
+
+
+@app.command("handlers", epilog="Example:  cdc-reactor handlers --handlers table_handlers --json")
+@speaks_plainly
+def handlers_command(*, handlers: Handlers = None, as_json: AsJson = False) -> None:
+    """List the handlers: their tables, options, owners and places."""
+    from cdc_reactor import explain
+
+    raise typer.Exit(explain.list_handlers(handlers or ["table_handlers"], as_json=as_json))
+
+
+@new.command(
+    "table-handler",
+    epilog="Examples:  cdc-reactor new table-handler public.users --from capture.ndjson  ·  "
+    "cdc-reactor new table-handler users --from postgresql://me@localhost/forum",
+)
+@speaks_plainly
+def new_table_handler(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="The table: public.users, or users where that is clear.")
+    ],
+    *,
+    origin: Annotated[
+        str,
+        typer.Option("--from", metavar="FILE|URL", help="Captured changes, or postgresql://… to read its catalogue."),
+    ],
+    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("table_handlers"),
+    schemas: Schemas = None,
+    form: Form = None,
+    placeholder: Placeholder = _PLACEHOLDER,
+    unwrapped_prefix: Prefix = "__",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the files that are there.")] = False,
+) -> None:
+    """Write a Row model, a small handler and its test for a table."""
+    from cdc_reactor import table_columns
+    from cdc_reactor.scaffold import write_sources
+
+    package = _package_of(folder)
+    if origin.startswith(("postgresql://", "postgres://", "postgresql+")):
+        found = table_columns.read_postgres_table(origin, table)
+    else:
+        options = table_columns.CaptureOptions(
+            schemas=schemas, form=form, placeholder=placeholder, unwrapped_prefix=unwrapped_prefix
+        )
+        found = table_columns.read_captured_table(origin, table, options)
+    sources = write_sources(found, package, is_our_project=Path("cdc_reactor", "__init__.py").exists())
+    files = {
+        folder / f"{sources.module}.py": sources.handler,
+        folder / f"test_{sources.module}.py": sources.test,
+    }
+    _write_files(folder, files, force=force)
+    for path in files:
+        typer.echo(f"wrote {path}")
+    typer.echo(f"next: python -m pytest {folder}, then cdc-reactor handlers --handlers {package}")
+
+
+def _package_of(folder: Path) -> str:
+    """Name the package that a folder is, seen from the current folder."""
+    absolute, here = folder.absolute(), Path.cwd()
+    parts = absolute.relative_to(here).parts if absolute.is_relative_to(here) else (absolute.name,)
+    if not parts or not all(part.isidentifier() and not iskeyword(part) for part in parts):
+        raise UsageError(
+            f"--folder {folder}: handlers are imported from there, so it must be a package, as table_handlers"
+        )
+    return ".".join(parts)
+
+
+def _write_files(folder: Path, files: Mapping[Path, str], *, force: bool) -> None:
+    existing = [str(path) for path in files if path.exists()]
+    if existing and not force:
+        raise UsageError(f"{' and '.join(existing)}: already there; --force overwrites")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        package = folder / "__init__.py"
+        if not package.exists():
+            package.write_text('"""Reactions to changes, one module a table."""\n')
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
 def main() -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,11 @@ def _make_folder(_dialect: Any, _record: Any, arguments: Any, _options: Any) -> 
 def _tune_sqlite(connection: Any, _: Any) -> None:
     # Several processes write to one file: readers do not block, writers wait for each other.
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA busy_timeout=30000")
     cursor.execute("PRAGMA foreign_keys=ON")
+    # The change to WAL waits for nobody; whoever comes second finds it made.
+    with suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()
 
 

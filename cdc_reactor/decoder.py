@@ -1,12 +1,13 @@
 """Bytes → Envelope, or the reason why a message is no change.
 
-The common forms, Debezium's JSON with and without its schema block, are parsed in one pass by a typed msgspec struct that
-names only what routing needs and keeps `before` and `after` raw. Everything else takes the slow road: a full untyped parse
-that `forms` classifies. Whatever is wrong with the bytes leaves `Decoder.decode` as DecodeError and as nothing else.
+The common forms, Debezium's JSON with and without its schema block, are parsed in one pass by a typed msgspec struct
+that names only what routing needs and keeps `before` and `after` raw. Everything else takes the slow road: a full
+untyped parse that `forms` classifies. Whatever is wrong with the bytes leaves `Decoder.decode` as DecodeError and as
+nothing else.
 
 The schema block is four fifths of a message and the same for all messages of a table. Its bytes, once parsed, are
-remembered with what was compiled from them: a message that begins with the same bytes is parsed from there on (measured on
-the forum captures, not in cache: 1.6 µs against 2.6 µs). On any doubt the whole message is parsed.
+remembered with what was compiled from them: a message that begins with the same bytes is parsed from there on (measured
+on the forum captures, not in cache: 1.6 µs against 2.6 µs). On any doubt the whole message is parsed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Envelope: what a message says happened, with its rows still unread, and how a row image is read.
 
-Values only; `decoder` makes them from bytes, `forms` and `avro` from the rarer forms. Rows stay raw JSON until somebody asks
-for their columns, because most messages are dropped, filtered or counted without anybody looking inside.
+Values only; `decoder` makes them from bytes, `forms` and `avro` from the rarer forms. Rows stay raw JSON until somebody
+asks for their columns, because most messages are dropped, filtered or counted without anybody looking inside.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ class TableId(NamedTuple):
 
 
 class Source(msgspec.Struct, kw_only=True, gc=False):
-    """Where in the database it happened: what every decision needs of Debezium's source block, in the order of the wire.
+    """Where in the database it happened: what decisions need of Debezium's source block, in the order of the wire.
 
-    `name` is the connector's topic prefix, `ts_ms` the commit time in milliseconds since 1970, `schema` the schema, or the
-    database where the database has no schemas (MySQL, MongoDB), `table` the table or collection, `lsn` PostgreSQL's
+    `name` is the connector's topic prefix, `ts_ms` the commit time in milliseconds since 1970, `schema` the schema, or
+    the database where the database has no schemas (MySQL, MongoDB), `table` the table or collection, `lsn` PostgreSQL's
     write-ahead log position.
     """
 
@@ -146,10 +146,11 @@ class RowSchemas:
     def of(self, block: Any) -> RowSchema | None:
         """Compile a schema block that is parsed already."""
         try:
-            return self.of_text(msgspec.json.encode(block))
-        except (OverflowError, UnicodeError, RecursionError):
+            text = msgspec.json.encode(block)
+        except (OverflowError, ValueError, RecursionError):
             # Numbers or text that no schema of Connect's holds; not worth remembering.
             return compile_row_schema(block, self._placeholder)
+        return self.of_text(text)
 
     def of_text(self, text: bytes) -> RowSchema | None:
         """Compile a schema block; DecodeError where it is none."""
@@ -169,7 +170,10 @@ def compile_row_schema(block: Any, placeholder: Placeholder) -> RowSchema | None
         raise DecodeError("the schema of before and after has no fields")
     columns = [f for f in row["fields"] if isinstance(f, dict) and isinstance(f.get("field"), str)]
     defaults = {c["field"]: c["default"] for c in columns if c.get("default") is not None}
-    return RowSchema(connect_converters(columns, placeholder=placeholder), defaults)
+    try:
+        return RowSchema(connect_converters(columns, placeholder=placeholder), defaults)
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits for a type, a thousand levels
+        raise DecodeError(f"the schema is none of Connect's: {error}") from error
 
 
 def _is_image(field: Any) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar
 
-import orjson
 from msgspec import Struct
 from pydantic import BaseModel, ConfigDict
 from typing_extensions import Unpack
@@ -23,11 +22,11 @@ _TOPIC = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-._~+%]{2,254}")
 class Event(BaseModel):
     """A fact, named in the past: `class UserRenamed(Event, topic="user.renamed.v1"): …`."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64")
 
     topic: ClassVar[str] = ""
 
-    def __init_subclass__(cls, *, topic: str | None = None, **kwargs: Unpack[ConfigDict]) -> None:  # noqa: ARG003
+    def __init_subclass__(cls, *, topic: str | None = None, **kwargs: Unpack[ConfigDict]) -> None:
         # `topic` is read by __pydantic_init_subclass__, once the fields are known.
         super().__init_subclass__(**kwargs)
 
@@ -52,5 +51,6 @@ class Publication(Struct, frozen=True):
 
 
 def encode(event: Event) -> bytes:
-    """Encode an event as the JSON that its subscribers read."""
-    return orjson.dumps(event.model_dump(mode="json"))
+    """Encode an event as the JSON that its subscribers read; ValueError where it holds what JSON cannot."""
+    # Pydantic's own writer knows integers of any length and bytes that are no text; orjson knows neither.
+    return event.__pydantic_serializer__.to_json(event)

@@ -5,13 +5,16 @@ are handed on. A batch that fails is rolled back and split, so that one poisoned
 only its own delivery; what stands behind it in its lane is given back. Errors of the world (the database is down) are
 no fault of the data: the whole work is given back uncounted and the handler pauses.
 
-No exception of a handler leaves `Executor.run`.
+No exception of a handler leaves `Executor.run`, `sys.exit()` included: a handler may end its run, not the daemon. Only
+KeyboardInterrupt does, after the rollback, for it is a person's and not the handler's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
@@ -21,6 +24,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session
 
 from cdc_reactor.changes import Batch
@@ -34,20 +38,27 @@ _log = logging.getLogger("cdc_reactor")
 
 _Invoke: TypeAlias = Callable[[Handler[Any], Batch[Any], Context], None]
 _Answer: TypeAlias = tuple[list[Publication], BaseException | None]
+_Clock: TypeAlias = Callable[[], datetime]
 
 #: How long a handler pauses when the world fails, in seconds.
 WORLD_PAUSE = 1.0
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Executor:
     """Runs works; thread-safe, one work at a time in each calling thread. Close it when done.
 
-    `engine` is what `ctx.session` connects to; `commit=False` rolls every transaction back (a dry run).
+    `engine` is what `ctx.session` connects to; `commit=False` rolls every transaction back (a dry run); `clock` gives
+    `ctx.now`.
     """
 
-    def __init__(self, engine: Engine | None, *, commit: bool = True) -> None:
+    def __init__(self, engine: Engine | None, *, commit: bool = True, clock: _Clock = _utc_now) -> None:
         self._engine = engine
         self._commit = commit
+        self._clock = clock
         self._local = threading.local()
         self._runners: list[_Runner] = []
         self._loop: _Loop | None = None
@@ -93,7 +104,7 @@ class Executor:
             ctx = Context(
                 handler=handler.name,
                 log=logging.LoggerAdapter(_log, {"handler": handler.name, "table": str(handler.table_id)}),
-                now=datetime.now(UTC),
+                now=self._clock(),
                 open_session=open_session,
                 attempt=attempt,
             )
@@ -132,7 +143,11 @@ class Executor:
 
 
 def _call(handler: Handler[Any], batch: Batch[Any], ctx: Context) -> None:
-    handler(batch, ctx)
+    result: object = handler(batch, ctx)
+    if result is not None and inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{handler.name} returned an awaitable that nobody awaits: make it async def ({handler.place})")
 
 
 class _Race:
@@ -196,22 +211,42 @@ class _Loop:
     def wait(self, handler: Handler[Any], batch: Batch[Any], ctx: Context) -> None:
         """Run an async handler to its end; HandlerTimeout after its timeout, when it has been cancelled."""
 
-        async def bounded() -> None:
+        async def bounded() -> BaseException | None:
             result = handler(batch, ctx)
             assert result is not None, "an async def returns a coroutine"
+            limit = asyncio.timeout(handler.timeout)
             try:
-                await asyncio.wait_for(result, handler.timeout)
+                async with limit:
+                    await result
             except TimeoutError as error:
-                if handler.timeout is None:
+                if not limit.expired():
                     raise
                 raise _too_long(handler) from error
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Raised in a task, these would end the loop, and all async handlers with it.
+                return error
+            if limit.expired():
+                raise _too_long(handler)
+            return None
 
-        asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+        error = asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+        if error is not None:
+            raise error
 
     def close(self) -> None:
+        """Cancel what handlers left running, and end the thread."""
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _cancel_all() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 class _Part:
@@ -243,7 +278,8 @@ class _Run:
         self._verdicts = [Verdict.NACK] * len(self._subjects)
         self._failures: dict[int, Failure] = {}
         self._events: list[Publication] = []
-        self._blocked: set[Hashable] = set()
+        # Lanes that are held, each with the index of the change that they wait for.
+        self._blocked: dict[Hashable, int] = {}
         self._runs = 0
 
     def outcome(self) -> Outcome:
@@ -252,7 +288,7 @@ class _Run:
         while parts:
             part = parts.pop()
             if self._blocked:
-                part.indices = [i for i in part.indices if self._lanes[i] not in self._blocked]
+                part.indices = [i for i in part.indices if not self._is_behind(i)]
             if not part.indices:
                 continue
             if part.is_known_to_fail and len(part.indices) > 1:
@@ -264,7 +300,7 @@ class _Run:
                 parts.extend(self._grant(wish, part))
             except SenderError as error:
                 parts.extend(self._blame(error, part))
-            except Exception as error:  # noqa: BLE001 - a handler ends here; its failure becomes the Outcome
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler ends here; its failure becomes the Outcome
                 if (reason := _world_reason(error)) is not None:
                     return self._result(pause=WORLD_PAUSE, pause_reason=reason)
                 parts.extend(self._split(error, part))
@@ -280,7 +316,12 @@ class _Run:
             # Both halves failed together and this one did not: the other need not be tried whole.
             part.sister.is_known_to_fail = True
 
-    def _split(self, error: Exception, part: _Part) -> list[_Part]:
+    def _is_behind(self, index: int) -> bool:
+        """Tell whether an earlier change of its lane failed; those before that one can still be applied."""
+        blocked_by = self._blocked.get(self._lanes[index])
+        return blocked_by is not None and index >= blocked_by
+
+    def _split(self, error: BaseException, part: _Part) -> list[_Part]:
         if len(part.indices) > 1:
             return part.halves()
         self._fail(part.indices[0], Verdict.NACK, Failure(error))
@@ -291,14 +332,16 @@ class _Run:
         named = None if wish.changes is None else set(map(id, wish.changes))
         chosen = [i for i in part.indices if named is None or id(self._subjects[i]) in named]
         if not chosen:
-            error = ValueError(f"{self._handler.name} raised {type(wish).__name__} for changes that are not in its batch")
+            error = ValueError(
+                f"{self._handler.name} raised {type(wish).__name__} for changes that are not in its batch"
+            )
             return self._split(error, part)
         if isinstance(wish, Reject):
             verdict, failure = Verdict.DEAD_LETTER, Failure(wish)
         else:
             verdict, failure = Verdict.NACK, Failure(wish, wish.delay)
         for i in chosen:
-            if self._lanes[i] not in self._blocked:
+            if not self._is_behind(i):
                 self._fail(i, verdict, failure)
         return self._without(chosen, part)
 
@@ -321,7 +364,7 @@ class _Run:
         self._failures[index] = failure
         # A change that is skipped lets its lane go on; any other holds what stands behind it.
         if verdict is Verdict.NACK or self._handler.on_poison != "skip":
-            self._blocked.add(self._lanes[index])
+            self._blocked[self._lanes[index]] = index
 
     def _result(self, *, pause: float | None = None, pause_reason: str = "") -> Outcome:
         return Outcome(
@@ -335,22 +378,40 @@ def _world_reason(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return f"the database connection was lost ({type(error.orig).__name__})"
-    if isinstance(error, InterfaceError):
+    if isinstance(error, InterfaceError) or (isinstance(error, OperationalError) and _is_connection_trouble(error)):
         return f"the database does not answer ({type(error.orig).__name__})"
-    if isinstance(error, OperationalError) and _is_connection_trouble(error):
-        return f"the database does not answer ({type(error.orig).__name__})"
+    if isinstance(error, NoFreeConnection):
+        return "no database connection became free"
     return None
 
 
 # SQLSTATE classes of trouble that is not the statement's: connection, resources, operator intervention, system.
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _WORLD_CLASSES = ("08", "53", "57", "58")
+# Of these, `statement_timeout` is the statement's own after all.
+_QUERY_CANCELED = "57014"
+
+# https://www.sqlite.org/rescode.html; the text is no guide: "no such table: disk" is a handler's mistake.
+_WORLD_CODES = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 
 def _is_connection_trouble(error: OperationalError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
+    cause = error.orig
+    state = getattr(cause, "sqlstate", None)
     if isinstance(state, str):
-        return state.startswith(_WORLD_CLASSES)
-    text = str(error.orig).lower()
-    # psycopg gives no SQLSTATE for a connection that was never made; SQLite has none at all.
-    return type(error.orig).__module__.startswith("psycopg") or "unable to open" in text or "disk" in text or "locked" in text
+        return state.startswith(_WORLD_CLASSES) and state != _QUERY_CANCELED
+    if isinstance(cause, sqlite3.Error):
+        # The low byte is the primary code, the rest tells its kinds apart.
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _WORLD_CODES
+    # psycopg gives no SQLSTATE for a connection that was never made.
+    return type(cause).__module__.startswith("psycopg")

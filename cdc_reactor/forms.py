@@ -79,25 +79,18 @@ class FormReader:
         # First, because a row may have columns of any name.
         if {f"{self._prefix}op", f"{self._prefix}table"} <= keys:
             return _flattened(value, schema, self._prefix)
-        if "ts_ms" in keys and keys <= _HEARTBEAT_FIELDS:
-            return Drop.HEARTBEAT
-        if value.get("status") in ("BEGIN", "END") and keys >= _TRANSACTION_FIELDS:
-            return Drop.TRANSACTION
-        if keys - {"timestamp"} == _NOTIFICATION_FIELDS:
-            return Drop.NOTIFICATION
+        drop = _no_change(value)
+        if drop is not None:
+            return drop
         if {"specversion", "source", "type"} <= keys:
             return self._classify_cloud_event(value)
-        if "source" in keys and ({"ddl", "databaseName"} <= keys or {"tableChanges", "databaseName"} <= keys):
-            return Drop.SCHEMA_CHANGE
         if isinstance(value.get("source"), dict) and "op" in keys:
             return _envelope(value["op"], value["source"], value.get("before"), value.get("after"), schema)
         return _flattened(value, schema, self._prefix)
 
     def _classify_cloud_event(self, event: dict[str, Any]) -> Envelope | Drop:
-        """Unpack CloudEvents: op and source are attributes beside `data`, or an envelope stands in it whole.
-
-        Debezium makes none of heartbeats and transaction markers: they have no value (CloudEventsConverter.fromConnectData).
-        """
+        """Unpack CloudEvents: op and source are attributes beside `data`, or an envelope stands in it whole."""
+        # Heartbeats and transaction markers become none, but empty values (CloudEventsConverter.fromConnectData).
         data, schema = self._cloud_data(event)
         op = event.get("iodebeziumop")
         if op is not None:
@@ -122,6 +115,20 @@ class FormReader:
         return data, None
 
 
+def _no_change(value: dict[str, Any]) -> Drop | None:
+    """Recognise by its shape what Debezium says beside changes, for without schemas nothing else tells it."""
+    keys = value.keys()
+    if "ts_ms" in keys and keys <= _HEARTBEAT_FIELDS:
+        return Drop.HEARTBEAT
+    if value.get("status") in ("BEGIN", "END") and keys >= _TRANSACTION_FIELDS:
+        return Drop.TRANSACTION
+    if keys - {"timestamp"} == _NOTIFICATION_FIELDS:
+        return Drop.NOTIFICATION
+    if "source" in keys and ({"ddl", "databaseName"} <= keys or {"tableChanges", "databaseName"} <= keys):
+        return Drop.SCHEMA_CHANGE
+    return None
+
+
 def _is_with_schema(value: Any) -> bool:
     """Tell Connect's wrapper from a flattened row with columns `schema` and `payload`."""
     if not isinstance(value, dict) or value.keys() != {"schema", "payload"}:
@@ -135,10 +142,12 @@ def _envelope(op: Any, source: Mapping[str, Any], before: Any, after: Any, schem
         operation = Operation(op)
     except ValueError:
         raise DecodeError("op is none of r, c, u, d, t and m, which are all that Debezium sends") from None
+    # Logical messages have an empty schema; only where there is none at all does the database stand for it.
+    schema_name = source.get("schema")
     where = Source(
         name=_text(source.get("name")),
         ts_ms=_integer(source.get("ts_ms")),
-        schema=_text(source.get("schema")) or _text(source.get("db")),
+        schema=_text(source.get("db") if schema_name is None else schema_name),
         table=_text(source.get("table")) or _text(source.get("collection")),
         lsn=_integer(source.get("lsn")),
     )

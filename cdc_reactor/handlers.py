@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
+from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from cdc_reactor.changes import Batch, Create, Delete, R, Row, Truncate, Update, columns_of
 from cdc_reactor.envelope import Operation, TableId
 from cdc_reactor.errors import DefinitionError
-from cdc_reactor.events import Event, Publication
+from cdc_reactor.events import Event, Publication, encode
 
 if TYPE_CHECKING:
     import logging
@@ -72,6 +73,11 @@ class Context:
             raise TypeError(f"{self.handler} publishes a {type(event).__name__}; declare it as a class of Event")
         if not event.topic:
             raise TypeError(f'{type(event).__name__} has no topic: class {type(event).__name__}(Event, topic="…")')
+        try:
+            # Found out after the commit, it would be too late: the event would be lost, or the change applied twice.
+            encode(event)
+        except ValueError as error:
+            raise TypeError(f"{type(event).__name__} cannot be written as JSON: {error}") from error
         self.publications.append(Publication(event, key))
 
 
@@ -109,10 +115,12 @@ class Handler(Generic[R]):
     @property
     def place(self) -> str:
         """File and line of the function."""
-        code = self.function.__code__  # type: ignore[attr-defined]  # checked by @handles: a plain function
+        assert inspect.isfunction(self.function), "@handles takes plain functions only"
+        code = self.function.__code__
         return f"{code.co_filename}:{code.co_firstlineno}"
 
     def __call__(self, batch: Batch[R], ctx: Context) -> Awaitable[None] | None:
+        """Call the function as it was written."""
         return self.function(batch, ctx)
 
 
@@ -140,6 +148,9 @@ def handles(
     Raises:
         DefinitionError: an option, the Row or the function's parameters are wrong.
     """
+    if not (isinstance(row, type) and issubclass(row, Row)):
+        # Also `@handles` without parentheses, which would else put a function where discovery looks for a Handler.
+        raise DefinitionError(f"@handles takes a Row class, not {row!r}: write @handles(User)")
 
     def declare(function: Callable[[Batch[R], Context], Awaitable[None] | None]) -> Handler[R]:
         label = _label(function)
@@ -167,42 +178,48 @@ def handles(
 
 
 def _label(function: Any) -> str:
-    code = getattr(function, "__code__", None)
-    if code is None or not inspect.isfunction(function):
+    if not inspect.isfunction(function):
         raise DefinitionError(f"@handles decorates a function (def or async def), not {function!r}")
-    return f"{code.co_filename}:{code.co_firstlineno} {function.__name__}"
+    label = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno} {function.__name__}"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"{label}: a handler with `yield` in it would never run; publish by ctx.publish")
+    return label
 
 
-def _check_row(label: str, row: Any) -> None:
-    if not (isinstance(row, type) and issubclass(row, Row)):
-        raise DefinitionError(f"{label}: @handles takes a Row class, not {row!r}")
+def _check_row(label: str, row: type[Row]) -> None:
     if not hasattr(row, "table_id"):
         raise DefinitionError(f'{label}: {row.__name__} names no table: class {row.__name__}(Row, table="public.…")')
 
 
-def _check_numbers(
-    label: str, *, max_size: int, max_attempts: int, max_wait: float, timeout: float | None
-) -> None:
+def _check_numbers(label: str, *, max_size: int, max_attempts: int, max_wait: float, timeout: float | None) -> None:
     for option, value, lowest in (("max_size", max_size, 1), ("max_attempts", max_attempts, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
             raise DefinitionError(f"{label}: {option}={value!r} must be a whole number of at least {lowest}")
-    if not isinstance(max_wait, int | float) or max_wait < 0:
+    if not _is_seconds(max_wait):
         raise DefinitionError(f"{label}: max_wait={max_wait!r} must be seconds, zero or more")
-    if timeout is not None and (not isinstance(timeout, int | float) or timeout <= 0):
+    if timeout is not None and (not _is_seconds(timeout) or timeout == 0):
         raise DefinitionError(f"{label}: timeout={timeout!r} must be seconds above zero, or None")
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
 
 
 def _check_parameters(label: str, function: Callable[..., Any], row: type[Row]) -> None:
     try:
         inspect.signature(function).bind(None, None)
     except TypeError as error:
-        raise DefinitionError(f"{label}: a handler takes (batch: Batch[{row.__name__}], ctx: Context): {error}") from None
+        raise DefinitionError(
+            f"{label}: a handler takes (batch: Batch[{row.__name__}], ctx: Context): {error}"
+        ) from None
     annotation = next(iter(inspect.signature(function).parameters.values())).annotation
     if isinstance(annotation, str):
         annotation = _resolve(annotation, function)
     wanted = typing.get_args(annotation)
     if typing.get_origin(annotation) is Batch and wanted and isinstance(wanted[0], type) and wanted[0] is not row:
-        raise DefinitionError(f"{label}: it handles {row.__name__} but its batch is annotated Batch[{wanted[0].__name__}]")
+        raise DefinitionError(
+            f"{label}: it handles {row.__name__} but its batch is annotated Batch[{wanted[0].__name__}]"
+        )
 
 
 def _resolve(annotation: str, function: Callable[..., Any]) -> Any:
@@ -217,7 +234,7 @@ def _operations(label: str, ops: Collection[Any]) -> frozenset[Operation]:
         return frozenset(_OPERATION_OF.values())
     chosen = set()
     for op in [ops] if isinstance(ops, type | Operation | str) else ops:
-        operation = _OPERATION_OF.get(op, op)
+        operation: Any = _OPERATION_OF.get(op, op) if isinstance(op, type | str) else op
         if operation not in _OPERATION_OF.values():
             raise DefinitionError(f"{label}: ops holds {op!r}; it takes Create, Update, Delete and Truncate")
         chosen.add(operation)

@@ -20,8 +20,8 @@ when something failed. So the common case costs one append and a share of one sl
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from heapq import heappop, heappush
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
 from math import inf
 from typing import Any, Final, Protocol
 
@@ -298,15 +298,63 @@ def key_of(held: Held) -> Hashable:
     return held.delivery.message.message_id or held
 
 
-class _Awaited(msgspec.Struct):
-    """Messages of a lane that went back to the broker, in order, and until when we wait for them.
+class _Awaited:
+    """The order of a lane of which something went back to the broker, and how long we wait for what."""
 
-    `returned` are those of them that came back: a broker may send these once more before it sends the others.
-    """
+    __slots__ = ("_away", "_order", "_places", "is_empty", "until")
 
-    ids: OrderedDict[str, None]
-    returned: set[str]
-    until: float
+    def __init__(self) -> None:
+        #: When nothing can be awaited any more, unless something more goes back.
+        self.until = -inf
+        #: Whether nothing of the lane may be here but what is in flight.
+        self.is_empty = True
+        #: The place in the lane of every message that was here when the first went back, or came since.
+        self._places: dict[str, int] = {}
+        #: What went back and is not here again, each until when; and the same by place, with some no longer awaited.
+        self._away: dict[str, float] = {}
+        self._order: list[tuple[int, str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._away)
+
+    def first(self, now: float) -> str:
+        """Tell what must come back before all others; empty where nothing must."""
+        while self._order:
+            message_id = self._order[0][1]
+            if self._away.get(message_id, -inf) > now:
+                return message_id
+            heappop(self._order)
+            self._away.pop(message_id, None)
+        return ""
+
+    def send_away(self, message_id: str, until: float) -> None:
+        """Await a message; one that was not seen before stands behind all others."""
+        if message_id not in self._away:
+            heappush(self._order, (self._places.setdefault(message_id, len(self._places)), message_id))
+        self._away[message_id] = self.until = until
+
+    def forget(self, message_id: str) -> None:
+        """Await a message no more."""
+        self._away.pop(message_id, None)
+
+    def admits(self, message_id: str, now: float) -> bool:
+        """Tell whether a message may come in now: the first, or what stood in front of it and is sent once more."""
+        first = self.first(now)
+        return not first or self._places.get(message_id, inf) <= self._places[first]
+
+    def know(self, lists: Iterable[Sequence[Held]]) -> None:
+        """Learn a lane's order from what each handler holds of it: not every handler wants, or still has, everything."""
+        known: dict[str, float] = {}
+        for held_by_one in sorted(lists, key=len, reverse=True):
+            rest, known = OrderedDict(known), {}
+            for held in held_by_one:
+                message_id = held.delivery.message.message_id
+                while message_id in rest:
+                    known.update((rest.popitem(last=False),))
+                known[message_id] = min(held.since, known.get(message_id, inf))
+            known |= rest
+        # Sorting keeps the order of what came at one time.
+        self._places = {message_id: place for place, message_id in enumerate(sorted(known, key=known.__getitem__))}
 
 
 class Reactor:
@@ -335,7 +383,7 @@ class Reactor:
         self._settled: list[Settlement] = []
         self._retries: list[tuple[float, int, _Queue, Hashable]] = []
         # The one to be given up first stands first.
-        self._awaited: dict[tuple[Hashable, Hashable], _Awaited] = {}
+        self._awaited: OrderedDict[tuple[Hashable, Hashable], _Awaited] = OrderedDict()
         self._running: set[Work] = set()
         self._sequence = 0
         self._turn = 0
@@ -387,15 +435,17 @@ class Reactor:
         if awaited is None:
             return ""
         message_id = held.delivery.message.message_id
-        first = next(iter(awaited.ids))
-        if message_id == first or message_id in awaited.returned or now >= awaited.until:
-            awaited.ids.pop(message_id, None)
-            awaited.returned.add(message_id)
-            if not awaited.ids or now >= awaited.until:
+        is_clear = not awaited.is_empty or not any(held.lane in queue.busy for queue in self._queues_of(key[0]))
+        if is_clear and awaited.admits(message_id, now):
+            awaited.is_empty = False
+            awaited.forget(message_id)
+            if not awaited:
                 self._stop_awaiting(key)
             return ""
         if message_id:
-            awaited.ids[message_id] = None
+            awaited.send_away(message_id, now + self._redelivery_timeout)
+            self._awaited.move_to_end(key)
+        first = awaited.first(now)
         return f"behind message {first}, which went back"
 
     def _stop_awaiting(self, key: tuple[Hashable, Hashable]) -> None:
@@ -533,39 +583,77 @@ class Reactor:
         elif not chunk:
             return
         elif self._draining:
-            self._give_back(queue, lane, chunk, "draining", now)
+            self._give_back(queue, chunk, "draining")
+        elif self._is_going_back(queue, lane):
+            self._give_back_lane(queue, lane, chunk, "another handler gave it back", now)
         elif retry_at is None or queue.halted is not None:
             queue.front.appendleft(chunk)
-        elif retry_at - chunk[0].since > self._hold_limit and lane is not EVERY_LANE and not queue.barriers:
-            chunk.extend(queue.give_up_lane(lane))
-            self._give_back(queue, lane, chunk, "its lease would end before the next attempt", now)
+        elif retry_at - chunk[0].since > self._hold_limit and self._may_go_back(queue, lane):
+            self._give_back_lane(queue, lane, chunk, "its lease would end before the next attempt", now)
         else:
             queue.busy[lane] = chunk
             self._sequence += 1
             heappush(self._retries, (retry_at, self._sequence, queue, lane))
 
-    def _give_back(self, queue: _Queue, lane: Hashable, chunk: Sequence[Held], reason: str, now: float) -> None:
-        """Send part of a lane back to the broker and await it in the same order."""
-        ids = [held.delivery.message.message_id for held in chunk]
-        if not self._draining and all(ids):
-            self._await((queue.stream, lane), ids, now)
+    def _is_going_back(self, queue: _Queue, lane: Hashable) -> bool:
+        awaited = self._awaited.get((queue.stream, lane)) if self._awaited else None
+        return awaited is not None and awaited.is_empty
+
+    def _may_go_back(self, queue: _Queue, lane: Hashable) -> bool:
+        return lane is not EVERY_LANE and not any(other.barriers for other in self._queues_of(queue.stream))
+
+    def _queues_of(self, stream: Hashable) -> list[_Queue]:
+        return [queue for queue in self._queues.values() if queue.stream == stream]
+
+    def _give_back_lane(self, queue: _Queue, lane: Hashable, chunk: deque[Held], reason: str, now: float) -> None:
+        """Send back to the broker what every handler holds of a lane, but for what is in flight, and await it in order."""
+        chunk.extend(queue.give_up_lane(lane))
+        parts, known = [(queue, chunk)], [chunk]
+        for other in self._queues_of(queue.stream):
+            if other is not queue:
+                other.mark()
+                in_flight = [h for w in self._running if w.queue is other for h in w.held if h.lane == lane]
+                parts.append((other, self._take_out(other, lane, is_in_flight=bool(in_flight))))
+                known.append(deque((*in_flight, *parts[-1][1])))
+        self._await((queue.stream, lane), [part for _, part in parts], known, now)
+        for holder, part in parts:
+            self._give_back(holder, part, reason)
+
+    def _take_out(self, queue: _Queue, lane: Hashable, *, is_in_flight: bool) -> deque[Held]:
+        part = deque(queue.busy.get(lane) or ())
+        if is_in_flight:
+            queue.busy[lane] = None
+        elif queue.busy.pop(lane, None):
+            self._retries = [retry for retry in self._retries if not (retry[2] is queue and retry[3] == lane)]
+            heapify(self._retries)
+            queue.stalled = False
+        for waiting in [w for w in queue.front if w[0].lane == lane]:
+            queue.front.remove(waiting)
+            part.extend(waiting)
+        part.extend(queue.give_up_lane(lane))
+        return part
+
+    def _await(self, key: tuple[Hashable, Hashable], parts: Sequence[Sequence[Held]], known: Sequence[Sequence[Held]], now: float) -> None:
+        awaited = self._awaited.pop(key, None)
+        gone = [held.delivery.message.message_id for part in parts for held in part]
+        if awaited is None:
+            # Messages without ids cannot be told from others when they come again.
+            if not all(gone):
+                return
+            awaited = _Awaited()
+            awaited.know(known)
+        for message_id in filter(None, gone):
+            awaited.send_away(message_id, now + self._redelivery_timeout)
+        awaited.is_empty = True
+        self._awaited[key] = awaited
+        self._is_careful = True
+
+    def _give_back(self, queue: _Queue, chunk: Sequence[Held], reason: str) -> None:
         # The last first: a broker that redelivers at once then begins with the oldest.
         for held in reversed(chunk):
             # Where messages have no ids nobody will know it again.
             queue.attempts.pop(held, None)
             self._finish(held, Settlement(held.delivery, Verdict.NACK, reason, None, queue.consumer.name))
-
-    def _await(self, key: tuple[Hashable, Hashable], ids: Sequence[str], now: float) -> None:
-        awaited = self._awaited.pop(key, None) or _Awaited(OrderedDict(), set(), 0.0)
-        # What came back and goes again stands before all that did not come back yet.
-        for message_id in reversed(ids):
-            if message_id not in awaited.ids:
-                awaited.ids[message_id] = None
-                awaited.ids.move_to_end(message_id, last=False)
-        awaited.returned.difference_update(ids)
-        awaited.until = now + self._redelivery_timeout
-        self._awaited[key] = awaited
-        self._is_careful = True
 
     def _finish(self, held: Held, settlement: Settlement) -> None:
         """Count one consumer's verdict on a delivery, and settle it when the last has spoken."""
@@ -585,8 +673,8 @@ class Reactor:
         key = (held.route.stream, held.lane)
         awaited = self._awaited.get(key)
         if awaited is not None:
-            awaited.ids.pop(held.delivery.message.message_id, None)
-            if not awaited.ids:
+            awaited.forget(held.delivery.message.message_id)
+            if not awaited:
                 self._stop_awaiting(key)
 
     def settlements(self) -> list[Settlement]:

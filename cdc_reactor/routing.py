@@ -41,7 +41,7 @@ _NAMES = {
 class _Plan:
     """What happens to one operation on one table, and how often it did."""
 
-    __slots__ = ("count", "filters", "is_plain", "kind", "operation", "reader", "reason", "route", "table")
+    __slots__ = ("count", "filters", "handlers", "is_plain", "kind", "operation", "reader", "reason", "route", "table")
 
     def __init__(self, table: _Table, operation: Operation, handlers: tuple[Handler[Any], ...]) -> None:
         self.table = table
@@ -50,6 +50,7 @@ class _Plan:
         #: What to make of it; the bare base where nobody wants it.
         self.kind: type[_Change[Any]] = CHANGE_OF[operation] if handlers else _Change
         self.reader: Any = table.reader
+        self.handlers = handlers
         self.route = Route((table.connector, table.table_id), handlers, table.lane_of)
         #: Handlers that want to see what changed before they want the change.
         self.filters = operation is Operation.UPDATE and any(h.when_changed for h in handlers)
@@ -95,7 +96,7 @@ def _lane_reader(columns: tuple[str, ...]) -> Callable[[_Change[Any]], Hashable]
     def lane_of(change: _Change[Any]) -> Hashable:
         image = change.envelope.before if is_null(change.envelope.after) else change.envelope.after
         try:
-            lane = tuple([image[c] for c in columns]) if isinstance(image, dict) else msgspec.structs.astuple(parse(image))
+            lane = _values(image, columns) if isinstance(image, dict) else msgspec.structs.astuple(parse(image or b""))
             hash(lane)
         except (*BAD_BYTES, KeyError, TypeError):
             # A row without its key columns is no row that the handler can read; its error is told when it does.
@@ -103,6 +104,10 @@ def _lane_reader(columns: tuple[str, ...]) -> Callable[[_Change[Any]], Hashable]
         return lane
 
     return lane_of
+
+
+def _values(image: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple([image[column] for column in columns])
 
 
 class Tally:
@@ -191,7 +196,7 @@ class CdcRouter:
         except DecodeError as error:
             self.tally.undecodable += 1
             return Settlement(delivery, Verdict.DEAD_LETTER, str(error), error)
-        if type(envelope) is not Envelope:
+        if isinstance(envelope, Drop):
             return self._drop(delivery, envelope)
         if self._accept is not None and not self._accept(envelope, delivery.message):
             return self._drop(delivery, Drop.FILTERED)
@@ -244,18 +249,20 @@ class CdcRouter:
         return Settlement(delivery, Verdict.ACK, plan.reason)
 
     def _filter(self, held: Held, plan: _Plan) -> Held | Settlement:
-        """Leave out the handlers whose `when_changed` columns did not change."""
+        """Leave out the handlers whose `when_changed` columns did not change, or for which that cannot be told."""
         change = held.subject
         wanted = []
-        for handler in plan.route.consumers:
+        refused: Settlement | None = None
+        for handler in plan.handlers:
             try:
                 if not handler.when_changed or change.is_changed(*handler.when_changed):
                     wanted.append(handler)
             except (SenderError, DefinitionError) as error:
-                return Settlement(held.delivery, Verdict.DEAD_LETTER, str(error), error, handler.name)
+                refused = Settlement(held.delivery, Verdict.DEAD_LETTER, str(error), error, handler.name)
         if not wanted:
-            return Settlement(held.delivery, Verdict.ACK, "nothing changed that a handler wants")
-        if len(wanted) < len(plan.route.consumers):
+            return refused or Settlement(held.delivery, Verdict.ACK, "nothing changed that a handler wants")
+        held.worst = refused
+        if len(wanted) < len(plan.handlers):
             held.route = self._subset(plan.route, tuple(wanted))
         return held
 

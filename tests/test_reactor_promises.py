@@ -26,6 +26,8 @@ from cdc_reactor.reactor import EVERY_LANE, Backoff, Failure, Held, Outcome, Rea
 
 ACK, NACK, DEAD_LETTER = Verdict.ACK, Verdict.NACK, Verdict.DEAD_LETTER
 
+REDELIVERY_TIMEOUT = 1_000_000.0
+
 #: Which message of which key, and which of its deliveries.
 AckId: TypeAlias = tuple[str, int, int]
 
@@ -102,7 +104,7 @@ class Broker:
 
     @property
     def is_done(self) -> bool:
-        return all(len(key.settled) == len(key.log) and not key.wire for key in self.keys.values())
+        return all(len(k.settled) == k.cursor == len(k.log) and not k.wire for k in self.keys.values())
 
 
 @dataclass
@@ -137,8 +139,11 @@ class Schedule:
         self.has_truncates = chance.random() < 0.3 if has_truncates is None else has_truncates
         self.has_ordering_keys = chance.random() < 0.8
         self.lapses = chance.random() < 0.3
+        self.is_strict = self.hold_limit == inf
         self.broker = Broker(
-            recalls=chance.random() < 0.5, resends_settled=chance.random() < 0.6, heeds_stale=chance.random() < 0.3
+            recalls=chance.random() < 0.5,
+            resends_settled=chance.random() < 0.6,
+            heeds_stale=not self.lapses and chance.random() < 0.3,
         )
         poisons: tuple[OnPoison, ...] = ("skip", "park", "halt") if may_halt else ("skip", "park")
         self.consumers = {
@@ -173,7 +178,7 @@ class Schedule:
             self._route,
             backoff=Backoff(random=self.chance.random),
             hold_limit=self.hold_limit,
-            redelivery_timeout=1_000_000.0,
+            redelivery_timeout=REDELIVERY_TIMEOUT,
         )
         self.works: list[Work] = []
         for progress in self.progress.values():
@@ -307,7 +312,7 @@ class Schedule:
         progress = self._progress_of(consumer, name)
         assert not progress.is_parked, "nothing of a parked lane is handed out"
         held_at = progress.held_at
-        if held_at is not None and (name, held_at) not in self.dead and held_at not in before:
+        if held_at is not None and self.is_strict and (name, held_at) not in self.dead and held_at not in before:
             assert index <= held_at, "nothing behind a failed change is handed out before it"
         missing = {i for i in range(index) if self._wants(consumer, i)} - progress.done - before
         assert all((name, i) in self.dead for i in missing), "changes of a lane are handed out in publish order"
@@ -400,10 +405,13 @@ class Schedule:
     def calm_down(self) -> None:
         """Let everything come to its end, without anything new but what was published."""
         self.lapses = False
-        for _ in range(3_000):
+        for round_ in range(20_000):
             if self.broker.is_done and not self.reactor.outstanding and not self.unheeded:
                 break
             self._go_on()
+            if round_ % 50 == 49:
+                # What was acknowledged by one delivery and nacked by another does not return: the reactor gives it up.
+                self.now += REDELIVERY_TIMEOUT / 3
         assert self.broker.is_done, "in the end everything is settled"
         self._check_all_settled()
 
@@ -426,7 +434,7 @@ class Schedule:
         for (consumer, name), progress in self.progress.items():
             wanted = {i for i in range(len(self.broker.keys[name].log)) if self._wants(consumer, i)}
             assert all((name, i) in self.dead for i in wanted - progress.done)
-            if self.broker.resends_settled and progress.applied and "truncate" not in name:
+            if self.broker.resends_settled and self.is_strict and progress.applied and "truncate" not in name:
                 assert progress.applied[-1] == max(progress.applied), "what was applied last is the newest"
 
 

@@ -274,7 +274,7 @@ def test_a_row_with_a_misspelt_column_dead_letters_its_changes_and_names_the_col
         ("picture.ndjson", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), 2, "picture.ndjson"),
         ("empty.ndjson", b"", 0, "empty.ndjson is empty"),
         ("missing.ndjson", None, 2, "missing.ndjson: there is no such file"),
-        ("half.ndjson", json.dumps(user_change(1)).encode()[:80] + b"\n", 2, "half.ndjson"),
+        ("half.ndjson", json.dumps(user_change(1)).encode()[:80] + b"\n", 1, "half.ndjson:1"),
     ],
 )  # fmt: skip
 def test_a_bad_file_ends_in_one_clear_message(tmp_path, name, content, status, told):
@@ -393,6 +393,24 @@ def test_unknown_tables_can_stop_a_replay(tmp_path):
 
     assert result.status == 1
     assert "public.posts has no handler" in result.err
+
+
+def test_a_worker_process_that_dies_is_status_3_and_loses_nothing(tmp_path):
+    write_handlers(tmp_path)
+    package = tmp_path / "team_handlers" / "users.py"
+    healthy = package.read_text()
+    package.write_text(healthy.replace('raise RuntimeError("cannot stand this one")', "import os; os._exit(9)"))
+    write_capture(tmp_path / "a.ndjson", [user_change(n, handle="POISON" if n == 5 else "ada") for n in range(20)])
+    arguments = ["replay", "a.ndjson", "--handlers", "team_handlers", "--workers", "2", "--checkpoint", "c.json"]
+
+    died = run(*arguments, cwd=tmp_path)
+    package.write_text(healthy.replace("POISON", "nobody"))
+    again = run(*arguments, cwd=tmp_path)
+
+    no_traceback(died)
+    assert (died.status, again.status, again.err) == (3, 0, "")
+    assert "a worker process died" in died.err
+    assert {user for _, user in seen_users(tmp_path)} == set(range(20))
 
 
 # ── interrupted and resumed ──────────────────────────────────────────────────────────────────────────────────────────
