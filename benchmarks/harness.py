@@ -183,9 +183,10 @@ def play(title: str, contenders: Contenders, rounds: int) -> list[Round]:
 
 
 def judge(benchmark: str, duel: Duel, played: Sequence[Round], corpus: Corpus) -> Case:
-    """Compare two contenders over the rounds that are not void."""
+    """Compare two contenders over the rounds that are not void; no figure where these are the fewer."""
     void = _void(duel, played)
-    sound = [timings for number, timings in enumerate(played, 1) if number not in void]
+    rounds = [timings for number, timings in enumerate(played, 1) if number not in void]
+    sound = rounds if len(rounds) >= len(void) else []
     ratio = Figure.of([t[duel.baseline].cpu / t[duel.ours].cpu for t in sound]) if sound else None
     return Case(
         benchmark=benchmark,
@@ -199,7 +200,7 @@ def judge(benchmark: str, duel: Duel, played: Sequence[Round], corpus: Corpus) -
         wall_ratio=median(t[duel.baseline].wall / t[duel.ours].wall for t in sound) if sound else None,
         messages=corpus.messages,
         bytes=corpus.size_bytes,
-        rounds=len(sound),
+        rounds=len(rounds),
         void_rounds=len(void),
         void=void,
     )

@@ -222,7 +222,7 @@ def _natural(path: Path | str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", str(path))]
 
 
-def dead_letter_line(  # noqa: PLR0913 - one for each thing that a person on call asks
+def dead_letter_line(
     message: Message, *, error: str, error_class: str, handler: str, table: str, place: str, attempts: int
 ) -> bytes:
     """Write a line of the format `dead-letters`, line end included: the message exactly, and why it lies there."""

@@ -10,11 +10,26 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, cast
+from types import UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeAlias,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+)
+from uuid import UUID
 
 import msgspec
 from msgspec import Raw
@@ -22,10 +37,11 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic_core import CoreSchema
 from typing_extensions import TypeVar, Unpack
 
-from cdc_reactor.columns import Placeholder, guard
+from cdc_reactor.columns import DecimalBytes, Infinity, IsoText, Placeholder, guard
 from cdc_reactor.envelope import Envelope, Lsn, Operation, RowImage, RowSchema, Source, TableId, is_null, read_image
 from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable
 from cdc_reactor.scalars import show
+from cdc_reactor.wire_types import Wire
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -154,6 +170,41 @@ def _not_sent(model: type[Row], name: str) -> str:
 R = TypeVar("R", bound=Row, default=Row)
 
 
+# What the placeholder is never read as, whichever way it is spelt. A Decimal is: its base64 is that of a number, too.
+_NEVER_UNSENT = frozenset((int, float, bool, type(None), datetime, date, time, timedelta))
+
+
+_PLAIN = (str, int, float, bool, type(None), datetime, date, time, timedelta, Decimal, bytes, UUID, Infinity, IsoText)
+
+
+def _is_plain(model: type[Row]) -> bool:
+    """Tell whether a Row leaves texts as they are on the wire, so that what was not sent is still seen once it is read.
+
+    A team's own validators, or a type that folds or strips text, would make data of the placeholder.
+    """
+    decorators = model.__pydantic_decorators__
+    validators = (decorators.field_validators, decorators.model_validators, decorators.validators)
+    folds = ("str_to_lower", "str_to_upper", "str_strip_whitespace")
+    return (
+        not any(validators)
+        and not any(model.model_config.get(option) for option in folds)
+        and all(_is_plain_type(f.annotation) and not _others(f.metadata) for f in model.model_fields.values())
+    )
+
+
+def _is_plain_type(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _is_plain_type(annotation.__origin__) and not _others(annotation.__metadata__)
+    if origin in (Union, UnionType):
+        return all(_is_plain_type(choice) for choice in get_args(annotation))
+    return origin in (list, Literal) or (origin is None and annotation in _PLAIN)
+
+
+def _others(metadata: Iterable[Any]) -> list[Any]:
+    return [mark for mark in metadata if not isinstance(mark, (Wire, DecimalBytes))]
+
+
 class RowReader(Generic[R]):
     """Reads row images into one Row model; one for each table."""
 
@@ -162,6 +213,8 @@ class RowReader(Generic[R]):
         self.placeholder = placeholder
         self.columns = columns_of(model)
         self._validate_json = model.__pydantic_validator__.validate_json
+        self._names = tuple(self.columns)
+        self._is_plain = _is_plain(model)
         self._plans: dict[RowSchema, list[tuple[str, Any]]] = {}
 
     def read(self, image: RowImage, schema: RowSchema | None, *, deleted: bool = False) -> R:
@@ -171,11 +224,14 @@ class RowReader(Generic[R]):
         """
         if schema is None and type(image) is Raw and not deleted:
             data = bytes(image)
-            if not self.placeholder.might_occur(data):
+            if self._is_plain or not self.placeholder.might_occur(data):
                 try:
-                    return cast("R", self._validate_json(data))
+                    row = cast("R", self._validate_json(data))
                 except ValidationError:
                     pass  # the long way finds the words
+                else:
+                    if not self._is_plain or not self._may_be_unsent(row.__dict__.values(), data):
+                        return row
         try:
             return self._read_columns(image, schema, deleted=deleted)
         except RecursionError:
@@ -188,13 +244,39 @@ class RowReader(Generic[R]):
             raise DecodeError(f"{self.model.table_id}: {error}") from None
         if wire is None:
             raise DecodeError(f"{self.model.table_id}: there is no row in this image")
-        unsent = {c for c in self.columns if c in wire and self.placeholder.matches(wire[c])}
+        values, unsent = self._divide(wire)
         if deleted and self._is_key_only(wire, schema):
-            unsent.update(c for c in self.columns if c in wire and c not in self.model.key_columns)
-        values = {c: wire[c] for c in self.columns if c in wire and c not in unsent}
+            unsent.extend(c for c in values if c not in self.model.key_columns)
+            values = {c: v for c, v in values.items() if c in self.model.key_columns}
         if schema is not None:
             self._convert(values, schema)
         return self._validate(values, frozenset(unsent))
+
+    def _divide(self, wire: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Pick the columns that the Row names, those that were not sent apart."""
+        texts, matches = self.placeholder.texts, self.placeholder.matches
+        values, unsent = {}, []
+        for column in self._names:
+            if column in wire:
+                value = values[column] = wire[column]
+                kind = type(value)
+                if kind not in _NEVER_UNSENT and (value in texts if kind is str else matches(value)):
+                    del values[column]
+                    unsent.append(column)
+        return values, unsent
+
+    def _may_be_unsent(self, values: Iterable[Any], data: bytes) -> bool:
+        """Tell whether a value of a row that was read may stand for a column that was not sent."""
+        texts = self.placeholder.texts
+        for value in values:
+            kind = type(value)
+            if kind is str:
+                if value in texts:
+                    return True
+            elif kind not in _NEVER_UNSENT:
+                # Arrays, bytes, uuids and what a team's own type made of a text: only the wire tells.
+                return self.placeholder.might_occur(data)
+        return False
 
     def _is_key_only(self, wire: Mapping[str, Any], schema: RowSchema | None) -> bool:
         if self.model.replica_identity == "full" or not self.model.key_columns:
@@ -223,7 +305,7 @@ class RowReader(Generic[R]):
     def _validate(self, values: dict[str, Any], unsent: frozenset[str]) -> R:
         model = _without(self.model, frozenset(self.columns[c] for c in unsent)) if unsent else self.model
         try:
-            row = model.model_validate(values)
+            row = model.__pydantic_validator__.validate_python(values)
         except ValidationError as error:
             raise DecodeError(_explain(self.model, error)) from None
         if unsent:

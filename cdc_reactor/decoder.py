@@ -22,7 +22,7 @@ from cdc_reactor.columns import Placeholder
 from cdc_reactor.envelope import BAD_BYTES, Drop, Envelope, RowSchema, RowSchemas
 from cdc_reactor.errors import DecodeError
 from cdc_reactor.forms import FormReader
-from cdc_reactor.messages import Message
+from cdc_reactor.messages import NO_ATTRIBUTES, Message
 
 #: Anything larger is refused unread; Pub/Sub's own limit for a message is 10 MB, Kafka's is configurable.
 MAX_BYTES = 64 * 1024 * 1024
@@ -90,7 +90,7 @@ class Decoder:
             if data[:10] == _SCHEMA_FIRST:
                 return self._decode_with_schema(data)
             # Avro in JSON looks like a plain envelope; it says of each optional value which type it has.
-            if NAMED not in message.attributes:
+            if message.attributes is NO_ATTRIBUTES or NAMED not in message.attributes:
                 return _parse_envelope(data)
         except BAD_BYTES:
             pass

@@ -16,7 +16,7 @@ import inspect
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -274,7 +274,7 @@ class _Run:
         self._attempt = work.attempt
         self._handler: Handler[Any] = work.consumer
         self._subjects = work.subjects
-        self._lanes: Sequence[Hashable] = work.lanes
+        self._held = work.held
         self._verdicts = [Verdict.NACK] * len(self._subjects)
         self._failures: dict[int, Failure] = {}
         self._events: list[Publication] = []
@@ -318,7 +318,7 @@ class _Run:
 
     def _is_behind(self, index: int) -> bool:
         """Tell whether an earlier change of its lane failed; those before that one can still be applied."""
-        blocked_by = self._blocked.get(self._lanes[index])
+        blocked_by = self._blocked.get(self._held[index].lane)
         return blocked_by is not None and index >= blocked_by
 
     def _split(self, error: BaseException, part: _Part) -> list[_Part]:
@@ -364,7 +364,7 @@ class _Run:
         self._failures[index] = failure
         # A change that is skipped lets its lane go on; any other holds what stands behind it.
         if verdict is Verdict.NACK or self._handler.on_poison != "skip":
-            self._blocked[self._lanes[index]] = index
+            self._blocked[self._held[index].lane] = index
 
     def _result(self, *, pause: float | None = None, pause_reason: str = "") -> Outcome:
         return Outcome(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -37,6 +38,7 @@ from cdc_reactor.routing import WHOLE_TABLE, CdcRouter, by_table
 from cdc_reactor.schemas import SchemaStore, open_schemas
 
 _HEAD_BYTES = 64
+_MAX_BITS = 10_000  # well within `sys.set_int_max_str_digits`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -68,6 +70,7 @@ class Cell:
     wire: Any
     value: str | None = None
     problem: str | None = None
+    is_sent: bool = True
 
 
 @dataclass(slots=True)
@@ -274,7 +277,8 @@ class Explainer:
         told.message_id = message.message_id
         told.publish_time = message.publish_time.isoformat() if message.publish_time is not None else None
         told.ordering_key = self._shown(message.ordering_key) if message.ordering_key else ""
-        told.attributes = {name: self._shown(value) for name, value in message.attributes.items()}
+        # The topic holds nothing of a row.
+        told.attributes = {n: v if n == "destination" else self._shown(v) for n, v in message.attributes.items()}
 
     def _form_of(self, message: Message) -> tuple[str, Any]:
         """Name the form of a message that can be decoded; return with it its value, read whole."""
@@ -327,8 +331,8 @@ class Explainer:
         told.outcome, told.reason = "handled", f"by {names}"
         broken = next((image for image in told.images if image.problem), None)
         if broken is not None:
-            told.outcome, told.exit_status = "dead letter", 1
-            told.reason = f"handed to {names}, but {broken.model} cannot read the row {broken.name}: {broken.problem}"
+            told.outcome, told.exit_status = "unreadable", 1
+            told.reason = f"{names} will fail on the row {broken.name}: {broken.problem}"
 
     def _tell_settled(self, told: Explanation, settlement: Settlement) -> None:
         told.outcome, told.reason = "acknowledged", settlement.reason
@@ -396,7 +400,7 @@ class Explainer:
         cell = Cell(column, self._shown(wire))
         convert = schema.converters.get(column) if schema is not None else None
         if self._placeholder.matches(wire):
-            cell.problem = "not sent: a large value that did not change (TOAST)"
+            cell.problem, cell.is_sent = "a large value that did not change (TOAST) was not sent", False
         elif convert is not None:
             self._fill(cell, lambda: convert(wire))
         return cell
@@ -420,7 +424,7 @@ class Explainer:
         try:
             value = read()
         except ImageUnavailable as error:
-            cell.problem = str(error)
+            cell.problem, cell.is_sent = str(error), False
         except DecodeError as error:
             cell.problem = str(error).rpartition(f": {cell.column}: ")[2]
         else:
@@ -532,17 +536,16 @@ def _python(value: Any) -> str:
 
 def _jsonable(value: Any) -> Any:
     match value:
-        case bytes():
-            return f"0x{value.hex()}"
         case Mapping():
             return {str(k): _jsonable(v) for k, v in value.items()}
         case list() | tuple():
             return [_jsonable(v) for v in value]
-        case bool() | int() | str() | None:
-            return value
-        case float() if value == value and abs(value) != float("inf"):  # noqa: PLR0124 - NaN differs from itself
-            return value
-    return str(value)
+        case bytes():
+            return f"0x{value.hex()}"
+        case int() if value.bit_length() > _MAX_BITS:
+            return f"an integer of {value.bit_length():,} bits"
+    is_plain = isinstance(value, bool | int | str | None) or (isinstance(value, float) and isfinite(value))
+    return value if is_plain else str(value)
 
 
 def _to_json(value: Any) -> str:
@@ -584,7 +587,7 @@ def _tables(told: Explanation) -> list[tuple[str, list[tuple[str, ...]]]]:
     tables: list[tuple[str, list[tuple[str, ...]]]] = []
     if told.handlers:
         answers: list[tuple[str, ...]] = [
-            (a.handler, "yes" if a.takes_it else "no", "; ".join(a.because), a.place) for a in told.handlers
+            (a.handler, "yes" if a.takes_it else "no", a.place, "; ".join(a.because)) for a in told.handlers
         ]
         tables.append((f"Handlers of {told.table}: do they take it?", answers))
     for image in told.images:
@@ -595,11 +598,16 @@ def _tables(told: Explanation) -> list[tuple[str, list[tuple[str, ...]]]]:
         ]
         if image.unnamed_columns:
             rows.append(("not named", ", ".join(image.unnamed_columns), ""))
+        unsent = next((cell.problem for cell in image.cells if not cell.is_sent), None)
         tables.append((f"Row {image.name}, {reader}", rows))
+        if unsent is not None:
+            tables.append((f"Not sent: {unsent}", []))
     return tables
 
 
 def _cell_row(cell: Cell) -> tuple[str, str, str]:
+    if not cell.is_sent:
+        return cell.column, _short(cell.wire), "not sent"
     value = _cut(cell.value) if cell.value is not None else ""
     return cell.column, _short(cell.wire), f"unreadable: {cell.problem}" if cell.problem else value
 
@@ -643,9 +651,12 @@ def list_handlers(targets: Sequence[str], *, as_json: bool) -> int:
     if as_json:
         failures = [asdict(failure) for failure in found.failures]
         described = [describe(handler) for handler in found.handlers]
-        typer.echo(_to_json({"handlers": described, "failures": failures, "contradiction": contradiction}))
+        told = {"handlers": described, "failures": failures, "contradiction": contradiction, "empty": found.empty}
+        typer.echo(_to_json(told))
     else:
         typer.echo(_render_handlers(found))
+        for target in found.empty:
+            typer.echo(f"note: there is no handler in {target}", err=True)
         for problem in problems:
             typer.echo(f"problem: {problem}", err=True)
     return 2 if problems else 0

@@ -23,7 +23,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, final
 
 import msgspec
 
@@ -52,6 +52,7 @@ class Consumer(Protocol):
     def on_poison(self) -> OnPoison: ...
 
 
+@final
 class Held(msgspec.Struct, eq=False, gc=False):
     """A delivery that the reactor holds: what it means, where it goes, and its lane (looked up when first needed)."""
 
@@ -228,10 +229,10 @@ class _Queue:
             if is_alone:
                 return batch, rests
         if not self.front:
-            self._take_pending(batch, size, rests)
+            self._take_pending(batch, size)
         return batch, rests
 
-    def _take_pending(self, batch: list[Held], size: int, rests: Mapping[Hashable, deque[Held]]) -> None:
+    def _take_pending(self, batch: list[Held], size: int) -> None:
         looked_at = 0
         busy = self.busy
         for held in self.pending:
@@ -251,8 +252,6 @@ class _Queue:
                     busy[lane] = deque((held,))
                 else:
                     waiting.append(held)
-            elif lane in rests:
-                rests[lane].append(held)
             else:
                 batch.append(held)
         del self.pending[:looked_at]
@@ -299,7 +298,11 @@ def key_of(held: Held) -> Hashable:
 
 
 class _Awaited:
-    """The order of a lane of which something went back to the broker, and how long we wait for what."""
+    """The order of a lane of which something went back to the broker, and how long we wait for what.
+
+    A lane goes back whole, whichever handler failed: else a handler could see what it still holds after what came
+    again. A message under way meanwhile is refused, and awaited behind the others.
+    """
 
     __slots__ = ("_away", "_order", "_places", "is_empty", "until")
 
@@ -343,7 +346,7 @@ class _Awaited:
         return not first or self._places.get(message_id, inf) <= self._places[first]
 
     def know(self, lists: Iterable[Sequence[Held]]) -> None:
-        """Learn a lane's order from what each handler holds of it: not every handler wants, or still has, everything."""
+        """Learn a lane's order from what each handler holds of it: not each wants, or still has, everything."""
         known: dict[str, float] = {}
         for held_by_one in sorted(lists, key=len, reverse=True):
             rest, known = OrderedDict(known), {}
@@ -360,11 +363,11 @@ class _Awaited:
 class Reactor:
     """Hands out work and settles deliveries.
 
-    `route` tells where a delivery goes: it returns a Held, or a Settlement for what needs no handler, and raises nothing.
-    Failed changes are retried here, after `backoff`, as long as a delivery may be held (`hold_limit` seconds, the lease);
-    beyond that they go back to the broker (NACK), and until they return (at most `redelivery_timeout` seconds) nothing
-    that stood behind them in their lane is handed out. A truncate, and what a truncate waits for, is retried here however
-    long it takes: no broker would hold the other lanes back meanwhile.
+    `route` tells where a delivery goes: it returns a Held, or a Settlement for what needs no handler, and raises
+    nothing. Failed changes are retried here, after `backoff`, as long as a delivery may be held (`hold_limit` seconds,
+    the lease). Beyond that their lane goes back to the broker (NACK), and nothing of it is handed out before they
+    return; what has not come for `redelivery_timeout` seconds is awaited no more. A truncate, and what a truncate waits
+    for, is retried here however long it takes: no broker would hold the other lanes back meanwhile.
     """
 
     def __init__(
@@ -402,7 +405,7 @@ class Reactor:
         route = self._route
         for delivery in deliveries:
             held = route(delivery)
-            if isinstance(held, Settlement):
+            if type(held) is not Held:
                 self._settled.append(held)
                 continue
             self.outstanding += 1
@@ -606,7 +609,7 @@ class Reactor:
         return [queue for queue in self._queues.values() if queue.stream == stream]
 
     def _give_back_lane(self, queue: _Queue, lane: Hashable, chunk: deque[Held], reason: str, now: float) -> None:
-        """Send back to the broker what every handler holds of a lane, but for what is in flight, and await it in order."""
+        """Send back to the broker what all handlers hold of a lane, but for what is in flight, and await it."""
         chunk.extend(queue.give_up_lane(lane))
         parts, known = [(queue, chunk)], [chunk]
         for other in self._queues_of(queue.stream):
@@ -626,14 +629,20 @@ class Reactor:
         elif queue.busy.pop(lane, None):
             self._retries = [retry for retry in self._retries if not (retry[2] is queue and retry[3] == lane)]
             heapify(self._retries)
-            queue.stalled = False
+        queue.stalled = False
         for waiting in [w for w in queue.front if w[0].lane == lane]:
             queue.front.remove(waiting)
             part.extend(waiting)
         part.extend(queue.give_up_lane(lane))
         return part
 
-    def _await(self, key: tuple[Hashable, Hashable], parts: Sequence[Sequence[Held]], known: Sequence[Sequence[Held]], now: float) -> None:
+    def _await(
+        self,
+        key: tuple[Hashable, Hashable],
+        parts: Sequence[Sequence[Held]],
+        known: Sequence[Sequence[Held]],
+        now: float,
+    ) -> None:
         awaited = self._awaited.pop(key, None)
         gone = [held.delivery.message.message_id for part in parts for held in part]
         if awaited is None:

@@ -196,8 +196,9 @@ class CdcRouter:
         except DecodeError as error:
             self.tally.undecodable += 1
             return Settlement(delivery, Verdict.DEAD_LETTER, str(error), error)
-        if isinstance(envelope, Drop):
+        if type(envelope) is Drop:
             return self._drop(delivery, envelope)
+        assert type(envelope) is Envelope
         if self._accept is not None and not self._accept(envelope, delivery.message):
             return self._drop(delivery, Drop.FILTERED)
         source = envelope.source

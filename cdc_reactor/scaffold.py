@@ -10,7 +10,7 @@ from __future__ import annotations
 import keyword
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -18,6 +18,7 @@ from cdc_reactor.changes import Row
 from cdc_reactor.envelope import TableId
 
 _LINE_LENGTH = 120
+_MAX_NAME = 63  # of a name in PostgreSQL
 
 # Where each name comes from that generated code may use.
 _HOMES = {
@@ -59,7 +60,7 @@ _SAMPLES = {
     "VariableDecimal": ("Decimal(1)", "Decimal(2)"),
     "bool": ("False", "True"),
     "date": ("date(2026, 11, 23)", "date(2026, 11, 24)"),
-    "datetime": ("datetime(2026, 11, 23, 14, 15, tzinfo=UTC)", "datetime(2026, 11, 23, 14, 16, tzinfo=UTC)"),
+    "datetime": ("datetime(2026, 11, 23, tzinfo=UTC)", "datetime(2026, 11, 24, tzinfo=UTC)"),
     "dict[str, Any]": ('{"a": 1}', '{"a": 2}'),
     "dict[str, str | None]": ('{"a": "b"}', '{"a": "c"}'),
     "float": ("1.5", "2.5"),
@@ -72,7 +73,7 @@ _SAMPLES = {
     # Not by its constructor, for which linters demand a time zone that these columns do not have.
     **dict.fromkeys(
         ("IsoTimestamp", "MicroTimestamp", "MilliTimestamp", "NanoTimestamp"),
-        ('datetime.fromisoformat("2026-11-23T14:15:00")', 'datetime.fromisoformat("2026-11-23T14:16:00")'),
+        ('datetime.fromisoformat("2026-11-23")', 'datetime.fromisoformat("2026-11-24")'),
     ),
 }
 
@@ -137,7 +138,7 @@ class _Names:
     def of(cls, table: Table) -> _Names:
         return cls(
             model=model_name(table.table_id.table),
-            handler=f"count_{_words(table.table_id.table) or 'changes'}",
+            handler=f"count_{_words(table.table_id.table)[:40].strip('_') or 'changes'}",
             fields=field_names(table.columns),
         )
 
@@ -156,7 +157,7 @@ def module_name(table_id: TableId) -> str:
     """Name the module of a table; other schemas than `public` are part of the name."""
     table = _words(table_id.table) or "table"
     schema = _words(table_id.schema)
-    name = table if schema in ("", "public") else f"{schema}_{table}"
+    name = table if schema in ("", "public") else f"{schema}_{table}"[:_MAX_NAME].strip("_")
     return f"table_{name}" if name[0].isdigit() or keyword.iskeyword(name) or name.startswith("test_") else name
 
 
@@ -170,7 +171,7 @@ def model_name(table: str) -> str:
 
 
 def _singular(word: str) -> str:
-    if re.search(r"(s|us|is|new|serie)s$", word) and not re.search(r"sses$", word):
+    if re.search(r"[sui]s$|news$|series$", word):
         return word
     if re.search(r"(movi|cooki|zombi)es$", word):
         return word[:-1]
@@ -218,7 +219,7 @@ def _write_handler(table: Table, names: _Names, *, is_our_project: bool) -> str:
     used = {name for line in model for name in _identifiers(_without_comment(line))} | {"Counter"}
     used |= {"Batch", "Context", "Row", "handles"}
     return _join(
-        f'"""{_in_docstring(f"Changes of {table.table_id}: read them and count them by kind, for a start.")}"""',
+        _docstring(f"Changes of {table.table_id}: read them and count them by kind, for a start."),
         "",
         *_imports(used, is_our_project=is_our_project),
         "",
@@ -233,12 +234,14 @@ def _write_handler(table: Table, names: _Names, *, is_our_project: bool) -> str:
 def _write_model(table: Table, names: _Names) -> list[str]:
     options = [f"table={_quote(str(table.table_id))}"]
     default_key = ("id",) if any(column.name == "id" for column in table.columns) else ()
+    key = f"key={_tuple(table.key)}"
     if table.key != default_key:
-        options.append(f"key={_tuple(table.key)}")
+        options.append(key)
     if table.identity is not None:
         options.append(f"identity={_quote(table.identity)}")
-    lines = _call(f"class {names.model}", ["Row", *options], ":", 0)
-    lines += [f'    """{_in_docstring(f"The columns of {table.table_id}; leave out what you do not need.")}"""', ""]
+    broken = {key: ["key=(", *(f"    {_quote(name)}," for name in table.key), ")"]}
+    lines = _call(f"class {names.model}", ["Row", *options], ":", 0, broken)
+    lines += [_docstring(f"The columns of {table.table_id}; leave out what you do not need.", 4), ""]
     notes = [line for note in table.notes for line in _comment(note, 4)]
     lines += [*notes, ""] if notes else []
     for column in table.columns:
@@ -258,7 +261,8 @@ def _write_field(column: Column, field: str) -> list[str]:
 
 
 def _write_function(table: Table, names: _Names) -> list[str]:
-    text = _quote(f"{_percent(str(table.table_id))}: %s, %d rows read")
+    name = str(table.table_id) if len(str(table.table_id)) <= _MAX_NAME else table.table_id.table
+    text = _quote(f"{_percent(name)}: %s, %d rows read")
     log = _call("    ctx.log.info", [text, "dict(kinds)", "len(rows)"], "", 4)
     return [
         f"@handles({names.model}, max_size=100, max_wait=0.5)",
@@ -280,13 +284,13 @@ def _write_test(table: Table, names: _Names, module: str, *, is_our_project: boo
         *(f"        {_quote(c.name)}: {_samples(c.annotation)[0]}," for c in table.columns),
         "    }",
         "",
-        f"    run = Harness({names.handler}).insert(**row).update(row, {_change(changed)}).delete(**row).run()",
+        *_chain("    run = ", f"Harness({names.handler})", _calls(changed)),
         "",
         "    assert run.expect_acked().events == []",
     ]
     used = {name for line in body for name in _identifiers(line)} & set(_HOME_OF)
     return _join(
-        f'"""{_in_docstring(f"The handler of {table.table_id}, run without any broker or database.")}"""',
+        _docstring(f"The handler of {table.table_id}, run without any broker or database of its own."),
         "",
         *_imports(used, is_our_project=is_our_project, module=module, from_module=(names.handler,)),
         "",
@@ -295,6 +299,10 @@ def _write_test(table: Table, names: _Names, module: str, *, is_our_project: boo
         '    """It reads what was inserted, updated and deleted, and publishes nothing."""',
         *body,
     )
+
+
+def _calls(changed: Column | None) -> list[str]:
+    return [".insert(**row)", f".update(row, {_change(changed)})", ".delete(**row)", ".run()"]
 
 
 def _change(column: Column | None) -> str:
@@ -350,8 +358,10 @@ def _import(home: str, names: Sequence[str]) -> list[str]:
     return [f"from {home} import (", *(f"    {name}," for name in ordered), ")"]
 
 
-def _call(start: str, arguments: Sequence[str], end: str, indent: int) -> list[str]:
-    """Break a line where the formatter would."""
+def _call(
+    start: str, arguments: Sequence[str], end: str, indent: int, broken: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """Break a line where the formatter would; `broken` has the lines of arguments that are too long for one."""
     line = f"{start}({', '.join(arguments)}){end}"
     if len(line) <= _LINE_LENGTH:
         return [line]
@@ -359,7 +369,20 @@ def _call(start: str, arguments: Sequence[str], end: str, indent: int) -> list[s
     inner = f"{margin}    {', '.join(arguments)}"
     if len(inner) <= _LINE_LENGTH:
         return [f"{start}(", inner, f"{margin}){end}"]
-    return [f"{start}(", *(f"{margin}    {argument}," for argument in arguments), f"{margin}){end}"]
+    lines = []
+    for argument in arguments:
+        fits = len(f"{margin}    {argument},") <= _LINE_LENGTH
+        *parts, last = [argument] if fits else (broken or {}).get(argument, [argument])
+        lines += [f"{margin}    {part}" for part in (*parts, f"{last},")]
+    return [f"{start}(", *lines, f"{margin}){end}"]
+
+
+def _chain(start: str, first: str, calls: Sequence[str]) -> list[str]:
+    """Break a chain of calls where the formatter would."""
+    line = f"{start}{first}{''.join(calls)}"
+    if len(line) <= _LINE_LENGTH:
+        return [line]
+    return [f"{start}(", *(f"        {part}" for part in (first, *calls)), "    )"]
 
 
 def _comment(text: str, indent: int) -> list[str]:
@@ -380,8 +403,11 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _in_docstring(text: str) -> str:
-    return _one_line(text).replace("\\", "/").replace('"', "'")
+def _docstring(text: str, indent: int = 0) -> str:
+    """Write a docstring of one line; a name too long for it loses its end."""
+    body = _one_line(text).replace("\\", "/").replace('"', "'")
+    room = _LINE_LENGTH - indent - len('""""""')
+    return f'{" " * indent}"""{body if len(body) <= room else body[: room - 2] + "…."}"""'
 
 
 def _quote(text: str) -> str:

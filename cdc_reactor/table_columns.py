@@ -576,12 +576,10 @@ def infer_type(name: str, evidence: _Evidence) -> _Type:
     if kinds == {"int"}:
         return _integer(name, evidence)
     if kinds == {"list"}:
-        element = infer_type(name, evidence.elements or _Evidence())
-        unknown = element.annotation == "Any"
-        return _Type(
-            _list_of(element.annotation, is_optional=True),
-            "a guess: only empty arrays were seen" if unknown else element.comment,
-        )
+        if evidence.elements is None or evidence.elements.kinds is None:
+            return _Type("list[Any]", "a guess: only empty arrays were seen")
+        element = infer_type(name, evidence.elements)
+        return _Type(_list_of(element.annotation, is_optional=True), element.comment)
     for kind, found in _BY_KIND:
         if kind in kinds:
             return found
@@ -715,7 +713,9 @@ def _read_table(connection: psycopg.Connection[Any], wanted: str) -> Table:
     for name, type_oid, typmod, is_not_null, is_generated, shown in connection.execute(_COLUMNS, (oid,)).fetchall():
         found = None if is_generated else postgres_type(type_oid, typmod, types)
         if found is None:
-            why = ": generated columns are not in the WAL" if is_generated else ", unless include.unknown.datatypes=true"
+            why = (
+                ": generated columns are not in the WAL" if is_generated else ", unless include.unknown.datatypes=true"
+            )
             notes.append(f"Debezium does not send {name} ({shown}){why}.")
             continue
         is_nullable = not (is_not_null or types[type_oid].is_not_null)

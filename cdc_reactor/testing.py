@@ -64,7 +64,7 @@ _PATIENCE = 10
 # ── the harness ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Run:
     """What came of a run: events in the order of publication, settlements in the order of settling."""
 
@@ -105,6 +105,13 @@ class Run:
     def session(self) -> Session:
         """A session to look at the database as it now is."""
         return self._database.session
+
+    def __repr__(self) -> str:
+        letters = "".join(f"\n  dead letter of {s.handler or 'no handler'}: {s.reason}" for s in self.dead_letters)
+        return (
+            f"<Run: {self.acked} acked, {self.nacked} nacked, {len(self.dead_letters)} dead letters, "
+            f"{len(self.publications)} events, {self.runs} runs{letters}>"
+        )
 
     def expect_acked(self) -> Run:
         """Return this run; AssertionError, caused by the first failure, where a message was not acknowledged."""
@@ -631,7 +638,7 @@ def _kind(annotation: Any, notes: Sequence[Any], sample: Any) -> _Kind:
             return _BY_WIRE[note.name]
         if isinstance(note, DecimalBytes):
             return _decimal_bytes(note.scale)
-        if note is Json or isinstance(note, Json):
+        if note is Json or type(note) is Json:
             return _JSON
     if isinstance(sample, _LISTS) or typing.get_origin(annotation) in _LISTS:
         return _array(annotation, sample)
@@ -652,7 +659,7 @@ def _plain(annotation: Any, sample: Any) -> _Kind:
     return next((k for k in _PLAIN if isinstance(cls, type) and issubclass(cls, k.takes)), _PLAIN[-1])
 
 
-_LISTS: tuple[type, ...] = (list, tuple, set, frozenset)
+_LISTS: Any = (list, tuple, set, frozenset)
 _MICROSECOND = timedelta(microseconds=1)
 
 

@@ -62,7 +62,8 @@ class Placeholder:
     configured: str = DEFAULT_PLACEHOLDER
     text: str = field(init=False)
     content: bytes = field(init=False, repr=False)
-    _texts: frozenset[str] = field(init=False, repr=False, compare=False)
+    #: Every string that stands for a column that was not sent.
+    texts: frozenset[str] = field(init=False, repr=False, compare=False)
     _lists: tuple[list[Any], ...] = field(init=False, repr=False, compare=False)
     _needles: tuple[bytes, ...] = field(init=False, repr=False, compare=False)
     _always: bool = field(init=False, repr=False, compare=False)
@@ -74,7 +75,7 @@ class Placeholder:
         for name, value in {
             "content": content,
             "text": text,
-            "_texts": frozenset({*scalars, content.hex().upper(), msgspec.json.encode({text: text}).decode()}),
+            "texts": frozenset({*scalars, content.hex().upper(), msgspec.json.encode({text: text}).decode()}),
             "_lists": _lists(text, content),
             "_needles": tuple(s.encode() for s in sorted({*scalars, content.hex().upper()}, key=len)),
             "_always": any(not _NEVER_ESCAPED.issuperset(scalar) for scalar in scalars),
@@ -97,7 +98,7 @@ class Placeholder:
         """Tell whether this value of a column, as it came from JSON or Avro, is the placeholder."""
         match value:
             case str():
-                return value in self._texts
+                return value in self.texts
             case list():
                 return bool(value) and (value in self._lists or self._spells(value))
             case bytes():

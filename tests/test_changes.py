@@ -15,7 +15,19 @@ from uuid import UUID
 import msgspec
 import pytest
 from msgspec import Raw
-from pydantic import AliasChoices, AliasPath, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AliasPath,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Json,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from cdc_reactor import changes as changes_module
@@ -508,6 +520,63 @@ class TestColumnsThatWereNotSent:
                 return value
 
         assert change("u", after={"id": 1, "name": UNSENT}, model=Strict).after.id == 1
+
+    @pytest.mark.parametrize(
+        "annotation",
+        [
+            str,
+            Any,
+            Json,
+            SecretStr,
+            str | None,
+            Annotated[str, AfterValidator(str.upper)],
+            Annotated[str, AfterValidator(str.upper)] | None,
+            Annotated[str, StringConstraints(to_upper=True)],
+            Annotated[int, BeforeValidator(len)],
+            Annotated[int, BeforeValidator({"a": 1}.__getitem__)],
+            Annotated[datetime, BeforeValidator(lambda _: datetime(2026, 1, 1, tzinfo=UTC))],
+            list[str],
+            list[Annotated[str, AfterValidator(str.upper)]],
+            list[Annotated[str, Field(examples=["unhashable"])]],
+            dict[str, Annotated[str, Field(examples=["unhashable"])]] | str,
+            Literal["__debezium_unavailable_value"],
+            Base64Bytes,
+            UUID,
+            int,
+            date,
+        ],
+    )
+    def test_whatever_the_annotation_makes_of_text_it_makes_nothing_of_what_was_not_sent(self, annotation):
+        model = type("Model", (Row,), {"__annotations__": {"id": int, "x": annotation}}, table="public.users")
+        value = [UNSENT] if str(annotation).startswith("list") else UNSENT
+
+        row = change("u", after={"id": 1, "x": value}, model=model).after
+
+        assert row.id == 1
+        with pytest.raises(ImageUnavailable):
+            _ = row.x
+
+    def test_a_row_that_folds_its_texts_makes_nothing_of_it_either(self):
+        class Loud(Row, table="public.users"):
+            model_config = ConfigDict(str_to_upper=True)
+            id: int
+            name: str
+
+        class Checked(Row, table="public.users"):
+            id: int
+            name: str
+
+            @model_validator(mode="before")
+            @classmethod
+            def shout(cls, columns: Any) -> Any:
+                return {name: value.upper() if isinstance(value, str) else value for name, value in columns.items()}
+
+        for model in (Loud, Checked):
+            assert change("u", after={"id": 1, "name": UNSENT}, model=model).after.model_dump() == {"id": 1}
+            assert change("u", after={"id": 1, "name": "ada"}, model=model).after.model_dump() == {
+                "id": 1,
+                "name": "ADA",
+            }
 
     def test_in_a_column_that_the_row_does_not_name_it_does_not_matter(self):
         assert change("u", after={"id": 1, "name": "Ada", "huge": UNSENT}).after == User(id=1, name="Ada")

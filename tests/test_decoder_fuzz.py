@@ -232,18 +232,17 @@ class Mutations:
 
     def __init__(self, chunk: int) -> None:
         self.chance = random.Random(f"chunk {chunk}")
-        self._kinds = [
-            self.flip, self.delete, self.insert, self.truncate, self.splice, self.repeat, self.special, self.special, self.swap,
-            self.swap, self.transplant, self.transplant, self.number,
-        ]  # fmt: skip
+        wounds = [self.flip, self.delete, self.insert, self.truncate, self.splice, self.repeat]
+        self._wounds = wounds
+        self._kinds = [*wounds, *[self.special, self.swap, self.transplant, self.number] * 4]
 
     def __iter__(self) -> Iterator[Message]:
         while True:
             index = self.chance.randrange(len(CORPUS))
             kind = self.chance.choice(self._kinds)
             body = kind(CORPUS[index], SPANS[index])
-            if self.chance.random() < 0.25:  # a second wound, of a kind that needs no spans
-                body = self.chance.choice(self._kinds[:6])(body, [])
+            if self.chance.random() < 0.1:
+                body = self.chance.choice(self._wounds)(body, [])
             yield Message(body, self.chance.choice(ATTRIBUTES))
 
     def _range(self, body: bytes, longest: int = 40) -> tuple[int, int]:

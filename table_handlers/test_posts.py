@@ -1,0 +1,47 @@
+"""Posts: announced once, when they are published."""
+
+# ruff: noqa: D103 - a test's name is a sentence
+
+from datetime import date
+from decimal import Decimal
+
+from cdc_reactor.testing import Harness, assert_registered
+from table_handlers.posts import Post, PostPublished, announce_publication, forget_publication
+
+DRAFT = Post(id=3, author=1, title="Hello", score=Decimal("1.25"))
+MONDAY = date(2026, 11, 23)
+PUBLISHED = PostPublished(post_id=3, author_id=1, title="Hello", score=Decimal("1.25"), published=MONDAY)
+
+
+def test_a_post_is_announced_when_it_gets_its_date() -> None:
+    run = Harness(announce_publication).insert(DRAFT).update(DRAFT, published=MONDAY).run().expect_acked()
+
+    assert run.events == [PUBLISHED]
+
+
+def test_a_post_is_announced_once_however_often_it_changes_or_comes() -> None:
+    published = DRAFT.model_copy(update={"published": MONDAY})
+    harness = Harness(announce_publication, replica_identity="default").update(DRAFT, published=MONDAY)
+
+    assert harness.run().events == [PUBLISHED]
+    assert harness.update(published, title="Hello!").redeliver().run().events == []
+
+
+def test_a_post_that_is_gone_is_forgotten() -> None:
+    published = DRAFT.model_copy(update={"published": MONDAY})
+    harness = Harness(announce_publication, forget_publication)
+
+    assert harness.insert(published).run().events == [PUBLISHED]
+    harness.delete(published).run().expect_acked()
+    assert harness.insert(published).run().events == [PUBLISHED]
+    harness.truncate().run().expect_acked()
+    assert harness.insert(published).run().events == [PUBLISHED]
+
+
+def test_with_schemas_it_is_the_same() -> None:
+    assert Harness(announce_publication, schemas=True).update(DRAFT, published=MONDAY).run().events == [PUBLISHED]
+
+
+def test_both_are_registered() -> None:
+    assert_registered(announce_publication)
+    assert_registered(forget_publication)

@@ -1,0 +1,44 @@
+"""Votes: what they do to a post's score."""
+
+# ruff: noqa: D103 - a test's name is a sentence
+
+import pytest
+
+from cdc_reactor.testing import Harness, assert_registered
+from table_handlers.votes import PostScoreChanged, PostUpvoted, Vote, score_votes
+
+UP = Vote(post=10, voter=1, value=1)
+DOWN = Vote(post=10, voter=2, value=-1)
+
+
+@pytest.mark.parametrize("replica_identity", ["full", "default"])
+def test_the_score_changes_by_the_difference(replica_identity: str) -> None:
+    harness = Harness(score_votes, replica_identity="full" if replica_identity == "full" else "default")
+
+    run = harness.insert(UP).insert(DOWN).update(DOWN, value=1).delete(UP).run().expect_acked()
+
+    assert run.events == [
+        PostScoreChanged(post_id=10, difference=1),
+        PostUpvoted(post_id=10, voter_id=1),
+        PostScoreChanged(post_id=10, difference=-1),
+        PostScoreChanged(post_id=10, difference=2),
+        PostUpvoted(post_id=10, voter_id=2),
+        PostScoreChanged(post_id=10, difference=-1),
+    ]
+
+
+def test_events_of_a_post_keep_their_order_by_their_key() -> None:
+    run = Harness(score_votes).insert(UP).insert(DOWN).run()
+
+    assert {publication.key for publication in run.publications} == {"10"}
+
+
+def test_a_vote_that_is_delivered_twice_is_announced_once() -> None:
+    harness = Harness(score_votes).insert(UP)
+
+    assert len(harness.run().events) == 2
+    assert harness.redeliver().run().events == []
+
+
+def test_it_is_registered() -> None:
+    assert_registered(score_votes)
