@@ -215,11 +215,10 @@ def _check_parameters(label: str, function: Callable[..., Any], row: type[Row]) 
     annotation = next(iter(inspect.signature(function).parameters.values())).annotation
     if isinstance(annotation, str):
         annotation = _resolve(annotation, function)
-    wanted = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Batch and wanted and isinstance(wanted[0], type) and wanted[0] is not row:
-        raise DefinitionError(
-            f"{label}: it handles {row.__name__} but its batch is annotated Batch[{wanted[0].__name__}]"
-        )
+    wanted = next(iter(typing.get_args(annotation)), None) if typing.get_origin(annotation) is Batch else None
+    # Batch[Any] and Batch[Row] take any row.
+    if isinstance(wanted, type) and issubclass(wanted, Row) and not issubclass(row, wanted):
+        raise DefinitionError(f"{label}: it handles {row.__name__} but its batch is annotated Batch[{wanted.__name__}]")
 
 
 def _resolve(annotation: str, function: Callable[..., Any]) -> Any:

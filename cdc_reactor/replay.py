@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Literal, Protocol, TypeAlias
@@ -124,7 +123,7 @@ class Replay:
         self._schemas = schemas
         self._stop = threading.Event()
         self._report = Report()
-        self._handlers: defaultdict[str, HandlerCounts] = defaultdict(HandlerCounts)
+        self._handlers = {name: HandlerCounts() for name in router.handler_names}
         self._unreadable = 0
         self._lost_letters = 0
         self._capture: Capture | None = None

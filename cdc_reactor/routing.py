@@ -189,6 +189,11 @@ class CdcRouter:
         #: The first change of an unknown table under the policy "stop".
         self.stopped_by: TableId | None = None
 
+    @property
+    def handler_names(self) -> list[str]:
+        """Return the names of all handlers, by table."""
+        return [handler.name for handlers in self._handlers.values() for handler in handlers]
+
     def route(self, delivery: Delivery) -> Held | Settlement:
         """Tell where a delivery goes; whatever is wrong with it becomes its settlement."""
         try:

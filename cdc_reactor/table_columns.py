@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cdc_reactor import scalars, temporals
@@ -24,7 +25,6 @@ from cdc_reactor.decoder import Decoder
 from cdc_reactor.envelope import Envelope, Operation, TableId, parse_json, read_image
 from cdc_reactor.errors import DecodeError, UsageError, WorldError
 from cdc_reactor.messages import Message
-from cdc_reactor.replay_command import _registry_beside
 from cdc_reactor.scaffold import Column, Table
 from cdc_reactor.schemas import SchemaStore, open_schemas
 from cdc_reactor.temporals import Infinity, IsoText
@@ -95,7 +95,7 @@ def read_captured_table(path: str, wanted: str, options: CaptureOptions | None =
     options = options or CaptureOptions()
     captures = find_captures([path])
     reader = _CaptureReader(
-        open_schemas(options.schemas or _registry_beside(captures)),
+        open_schemas(options.schemas or _schemas_beside(captures)),
         Placeholder(options.placeholder),
         options.unwrapped_prefix,
     )
@@ -108,6 +108,12 @@ def read_captured_table(path: str, wanted: str, options: CaptureOptions | None =
     except UsageError as error:
         raise UsageError(f"{error}{reader.complaint()}") from None
     return reader.seen[table_id].to_table(table_id)
+
+
+def _schemas_beside(captures: Sequence[Capture]) -> str | None:
+    """Find the schema file that a capture brings along, as the command `replay` does: NAME.registry.json."""
+    beside = (Path(c.name).with_name(f"{Path(c.name).name.partition('.')[0]}.registry.json") for c in captures)
+    return next((str(path) for path in beside if path.is_file()), None)
 
 
 class _CaptureReader:
@@ -151,7 +157,7 @@ class _CaptureReader:
         seen = self.seen.get(table_id)
         if seen is None:
             seen = self.seen[table_id] = _Seen(self._placeholder)
-        if wanted not in (str(table_id), table_id.table):
+        if wanted not in (str(table_id), table_id.table) or seen.messages >= MAX_MESSAGES:
             return
         seen.messages += 1
         seen.learn_schema(envelope, lambda: _row_schema(message, self._schemas, self._prefix))

@@ -189,12 +189,14 @@ class Harness:
         model, given = self._meant(row, columns)
         return self._send(self._wire.read(model, _whole(model, given)))
 
-    def update(self, before: Mapping[str, Any] | Row, /, **changes: Any) -> Self:
-        """Update a row that was `before`, given whole, by some changes.
+    def update(
+        self, row: type[Row] | Row | Mapping[str, Any], before: Mapping[str, Any] | None = None, /, **changes: Any
+    ) -> Self:
+        """Update a row by some changes: `update(ada, karma=7)` or `update(User, ada, karma=7)`, where `ada` is whole.
 
         A changed key is a delete and an insert, as Debezium sends it.
         """
-        model, given = self._meant(before, {})
+        model, given = self._meant(row, before or {})
         after = {**given, **_by_column(model, changes)}
         return self._send(self._wire.updated(model, _whole(model, given), _whole(model, after)))
 

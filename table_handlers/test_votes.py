@@ -40,5 +40,11 @@ def test_a_vote_that_is_delivered_twice_is_announced_once() -> None:
     assert harness.redeliver().run().events == []
 
 
+def test_an_emptied_table_begins_anew() -> None:
+    run = Harness(score_votes).insert(UP).truncate().insert(UP).run().expect_acked()
+
+    assert run.events == [PostScoreChanged(post_id=10, difference=1), PostUpvoted(post_id=10, voter_id=1)] * 2
+
+
 def test_it_is_registered() -> None:
     assert_registered(score_votes)

@@ -39,26 +39,20 @@ def score_votes(batch: Batch[Vote], ctx: Context) -> None:
     for change in batch:
         match change:
             case Create(after=vote) | Update(after=vote):
-                _count(ctx, vote, _value_before(ctx.session, change), vote.value or 0)
+                _count(ctx, vote, _value_before(ctx.session, change, vote), vote.value or 0)
             case Delete(before=gone):
-                _count(ctx, gone, _value_before(ctx.session, change), 0)
+                _count(ctx, gone, _value_before(ctx.session, change, gone), 0)
             case Truncate():
                 ctx.session.execute(delete(counted_votes))
 
 
-def _value_before(session: Session, change: Create[Vote] | Update[Vote] | Delete[Vote]) -> int:
+def _value_before(session: Session, change: Create[Vote] | Update[Vote] | Delete[Vote], vote: Vote) -> int:
     """Return what the vote was worth: as the change says, else as it was counted."""
     try:
         if change.before is not None:
             return change.before.value or 0
     except ImageUnavailable:
         pass  # a delete that carries its key only
-    return _counted(session, change.before or change.after)
-
-
-def _counted(session: Session, vote: Vote | None) -> int:
-    if vote is None:
-        return 0
     column = counted_votes.c
     return session.scalar(select(column.value).where(column.post == vote.post, column.voter == vote.voter)) or 0
 

@@ -76,7 +76,12 @@ class TestWhatIsFound:
         assert names(discover(["acme2"])) == ALL
 
     def test_a_handler_that_is_imported_elsewhere_counts_once(self, here):
-        write(here / "acme3", __init__="from acme3.users import announce, count", users=USERS, again="from acme3 import announce")
+        write(
+            here / "acme3",
+            __init__="from acme3.users import announce, count",
+            users=USERS,
+            again="from acme3 import announce",
+        )
 
         assert names(discover(["acme3", "acme3.users"])) == ALL[1:]
 
@@ -109,7 +114,9 @@ class TestWhatIsFound:
 
     def test_test_modules_and_main_are_left_alone(self, here):
         never = "raise RuntimeError('imported')"
-        write(here / "acme8", __init__="", users=USERS, test_users=never, users_test=never, conftest=never, __main__=never)
+        write(
+            here / "acme8", __init__="", users=USERS, test_users=never, users_test=never, conftest=never, __main__=never
+        )
         write(here / "acme8" / "tests", helpers=never)
 
         assert discover(["acme8"]) == Discovery(discover(["acme8.users"]).handlers)
@@ -186,7 +193,9 @@ class TestWhatFails:
 
         found = discover(["broken3", "broken3.posts"])
 
-        assert [str(f) for f in found.failures] == ["broken3/users.py:1: ModuleNotFoundError: No module named 'nowhere_b'"]
+        assert [str(f) for f in found.failures] == [
+            "broken3/users.py:1: ModuleNotFoundError: No module named 'nowhere_b'"
+        ]
 
     def test_a_name_that_is_taken_is_no_silence(self, here):
         write(here / "other", email=USERS)
@@ -241,11 +250,23 @@ class TestThePublicNames:
         light, whole = map(set, json.loads(done.stdout))
 
         assert not light & {"pydantic", "msgspec", "sqlalchemy", "typer", "google", "pytest"}
-        assert not whole & {"sqlalchemy", "typer", "rich", "google", "grpc", "fastavro", "tenacity", "asyncio", "pytest"}
+        assert not whole & {
+            "sqlalchemy",
+            "typer",
+            "rich",
+            "google",
+            "grpc",
+            "fastavro",
+            "tenacity",
+            "asyncio",
+            "pytest",
+        }
         assert "pydantic" in whole
 
     def test_the_plugin_costs_pytest_nothing_until_a_fixture_is_used(self):
-        script = "import sys, cdc_reactor.pytest_plugin as p; print('pydantic' in sys.modules, 'sqlalchemy' in sys.modules)"
+        script = (
+            "import sys, cdc_reactor.pytest_plugin as p; print('pydantic' in sys.modules, 'sqlalchemy' in sys.modules)"
+        )
 
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 

@@ -102,6 +102,14 @@ class TestADeclaration:
 
         assert handles(User)(wrapped).name == "function"
 
+    @pytest.mark.parametrize("annotation", [Batch, Batch[Any], Batch[Row], Batch[User], "Batch[User]", list[int]])
+    def test_takes_a_batch_of_its_row_or_of_any(self, annotation):
+        def greet(batch, ctx): ...
+
+        greet.__annotations__["batch"] = annotation
+
+        assert handles(User)(greet).name == "greet"
+
     def test_does_not_mind_annotations_for_type_checkers_only(self):
         def greet(batch: Nowhere[User], ctx: Context) -> None: ...  # type: ignore[name-defined]  # noqa: F821 - the point
 

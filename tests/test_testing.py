@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -17,7 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from pydantic import Field, Json
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text, insert, inspect, select
+from sqlalchemy import Column, Integer, MetaData, Table, Text, insert, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import cdc_reactor as cdc
@@ -179,10 +178,11 @@ class TestChanges:
 
         harness.on(Post).insert(blog="a", number=1).on(User).insert(id=uuid4(), username="ada")
         harness.insert(Post, blog="a", number=2).update(Post(blog="a", number=2), title="new")
+        harness.update(Post, {"blog": "a", "number": 2}, title="newer")
         run = harness.run().expect_acked()
 
-        assert [c.key["number"] for c in seen] == [1, 2, 2]
-        assert run.acked == 4
+        assert [c.key["number"] for c in seen] == [1, 2, 2, 2]
+        assert run.acked == 5
 
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -217,6 +217,7 @@ class Colour(Enum):
     RED = "red"
 
 
+EPOCH = datetime.fromisoformat("1970-01-01T00:00:00")
 PARIS = timezone(timedelta(hours=1))
 # Annotation, value in the test, what stands on the wire, and what the handler sees if not the value.
 VALUES: list[tuple[Any, Any, Any]] = [
@@ -230,14 +231,14 @@ VALUES: list[tuple[Any, Any, Any]] = [
     (date, date(2026, 11, 23), 20780),
     (datetime, NOON, "2026-11-23T12:00:00Z"),
     (datetime, datetime(2026, 11, 23, 13, 0, 0, 5, tzinfo=PARIS), "2026-11-23T12:00:00.000005Z"),
-    (cdc.MilliTimestamp, datetime(1970, 1, 1, 0, 0, 1), 1000),
-    (cdc.MicroTimestamp, datetime(1970, 1, 1, 0, 0, 1, 5), 1000005),
+    (cdc.MilliTimestamp, EPOCH + timedelta(seconds=1), 1000),
+    (cdc.MicroTimestamp, EPOCH + timedelta(seconds=1, microseconds=5), 1000005),
     (cdc.MicroTimestamp | cdc.Infinity, cdc.Infinity.POSITIVE, 9_223_372_036_825_200_000),
     (cdc.MicroTimestamp | cdc.Infinity, cdc.Infinity.NEGATIVE, -9_223_372_036_832_400_000),
     (cdc.EpochDays | cdc.Infinity, cdc.Infinity.NEGATIVE, -2_147_472_691),
     (datetime | cdc.Infinity, cdc.Infinity.POSITIVE, "infinity"),
-    (cdc.NanoTimestamp, datetime(1970, 1, 1, 0, 0, 1, 5), 1000005000),
-    (cdc.IsoTimestamp, datetime(2026, 11, 23, 12), "2026-11-23T12:00:00Z"),
+    (cdc.NanoTimestamp, EPOCH + timedelta(seconds=1, microseconds=5), 1000005000),
+    (cdc.IsoTimestamp, EPOCH, "1970-01-01T00:00:00Z"),
     (cdc.EpochDays, date(1970, 1, 2), 1),
     (cdc.IsoDate, date(2026, 11, 23), "2026-11-23Z"),
     (cdc.MilliTime, time(0, 0, 1), 1000),
@@ -270,7 +271,11 @@ VALUES: list[tuple[Any, Any, Any]] = [
 
 class TestColumns:
     @pytest.mark.parametrize("schemas", [False, True], ids=["schemas off", "schemas on"])
-    @pytest.mark.parametrize(("annotation", "value", "wire"), VALUES, ids=[f"{a} {v}" for a, v, _ in VALUES])
+    @pytest.mark.parametrize(
+        ("annotation", "value", "wire"),
+        VALUES,
+        ids=[f"{getattr(a, '__name__', a)}-{n}" for n, (a, _, _) in enumerate(VALUES)],
+    )
     def test_come_back_as_they_were_given(self, annotation, value, wire, schemas):
         class Thing(Row, table="public.things"):
             id: int
@@ -291,16 +296,14 @@ class TestColumns:
             at: datetime
 
         see, seen = spy(Thing)
-        naive = datetime(2026, 11, 23, 12)
-
-        def looked(schemas: bool) -> str:
-            return Harness(look, schemas=schemas).insert(id=1, at=naive).run().dead_letters[0].reason
+        naive = datetime.fromisoformat("2026-11-23T12:00:00")
 
         @handles(Thing)
         def look(batch: Batch[Thing], ctx: Context) -> None:
             assert isinstance(batch[0].after, Thing)
 
-        assert "annotate MilliTimestamp, MicroTimestamp or NanoTimestamp" in looked(schemas=False)
+        (letter,) = Harness(look).insert(id=1, at=naive).run().dead_letters
+        assert "annotate MilliTimestamp, MicroTimestamp or NanoTimestamp" in letter.reason
         Harness(see, schemas=True).insert(id=1, at=naive).run().expect_acked()
         assert seen[0].after.at == naive
 
@@ -450,7 +453,7 @@ class TestCapturedFiles:
 
         run = Harness(announce).replay_file(file).run()
 
-        assert [s.verdict for s in run.settlements] == [Verdict.ACK, Verdict.DEAD_LETTER] or run.dead_letters
+        assert sorted(s.verdict for s in run.settlements) == [Verdict.ACK, Verdict.DEAD_LETTER]
 
     @pytest.mark.parametrize("name", ["values.ndjson", "records.ndjson"])
     def test_may_be_told_their_format(self, name):
@@ -488,13 +491,6 @@ class Account(Base):
     __tablename__ = "accounts"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
-
-
-@dataclass
-class Fixtures:
-    harness: Any
-    database: Engine
-    save: Any
 
 
 class TestThePlugin:
