@@ -137,6 +137,9 @@ def replay(
     ] = "ack",
     workers: Annotated[int, typer.Option(min=1, help="Run handlers in so many processes.")] = 1,
     max_rate: Annotated[float | None, typer.Option(min=0.001, help="At most so many messages a second.")] = None,
+    patience: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long a database may be down before the replay stops.")
+    ] = 60.0,
     report: Annotated[str, typer.Option(metavar="table|json", help="How to say what happened.")] = "table",
     placeholder: Placeholder = _PLACEHOLDER,
     unwrapped_prefix: Prefix = "__",
@@ -169,6 +172,7 @@ def replay(
             unknown_table=unknown_table,
             workers=workers,
             max_rate=max_rate,
+            patience=patience,
             report=report,
             placeholder=placeholder,
             unwrapped_prefix=unwrapped_prefix,

@@ -8,7 +8,7 @@
     ├── UsageError             the command line, a path or a setting is wrong
     ├── WorldError             something that we need is down; nothing is wrong with the data
     │   └── PublishError         events could not be confirmed
-    ├── RemoteFailure          what a handler raised in another process
+    ├── RemoteFailure          stands for what a handler raised, told without row data
     ├── HandlerTimeout         a handler ran longer than its `timeout`
     └── Verdict wishes         raised by handlers only
         ├── Retry                try these changes again later
@@ -61,7 +61,7 @@ class PublishError(WorldError):
 
 
 class RemoteFailure(ReactorError):
-    """Raised nowhere: stands for an exception of another process, which could not travel as itself."""
+    """Raised nowhere: stands for an exception that cannot travel as itself, or whose text would show row data."""
 
     def __init__(self, error_class: str, text: str) -> None:
         super().__init__(text)

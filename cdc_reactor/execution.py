@@ -22,13 +22,14 @@ from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
+from pydantic import ValidationError
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session
 
 from cdc_reactor.changes import Batch
-from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, Retry, SenderError, WorldError
+from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, RemoteFailure, Retry, SenderError, WorldError
 from cdc_reactor.events import Publication
 from cdc_reactor.handlers import Context, Handler
 from cdc_reactor.messages import Verdict
@@ -324,7 +325,7 @@ class _Run:
     def _split(self, error: BaseException, part: _Part) -> list[_Part]:
         if len(part.indices) > 1:
             return part.halves()
-        self._fail(part.indices[0], Verdict.NACK, Failure(error))
+        self._fail(part.indices[0], Verdict.NACK, Failure(_without_row_data(error)))
         return []
 
     def _grant(self, wish: Retry | Reject, part: _Part) -> list[_Part]:
@@ -372,6 +373,19 @@ class _Run:
         )
 
 
+def _without_row_data(error: BaseException) -> BaseException:
+    """Replace an exception whose text repeats what was in the row; its text goes to logs and dead letters."""
+    if isinstance(error, DBAPIError):
+        # The first line of the driver's own message; DETAIL and the statement's parameters come after it.
+        text = str(error.orig).strip().partition("\n")[0]
+        return RemoteFailure(type(error.orig).__name__, f"{type(error.orig).__name__}: {text}")
+    if isinstance(error, ValidationError):
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:4])
+        return RemoteFailure("ValidationError", f"{error.title} is not valid: {told}")
+    return error
+
+
 def _world_reason(error: BaseException) -> str | None:
     """Say what of the world failed, or None where the data or the handler is to blame."""
     if isinstance(error, WorldError):
@@ -380,6 +394,8 @@ def _world_reason(error: BaseException) -> str | None:
         return f"the database connection was lost ({type(error.orig).__name__})"
     if isinstance(error, InterfaceError) or (isinstance(error, OperationalError) and _is_connection_trouble(error)):
         return f"the database does not answer ({type(error.orig).__name__})"
+    if isinstance(error, DBAPIError) and _is_not_set_up(error):
+        return f"the database is not set up for this handler: {str(error.orig).strip().partition(chr(10))[0]}"
     if isinstance(error, NoFreeConnection):
         return "no database connection became free"
     return None
@@ -403,6 +419,16 @@ _WORLD_CODES = frozenset(
         sqlite3.SQLITE_CANTOPEN,
     }
 )
+
+
+# A table or schema that is not there or may not be touched: a migration or a grant is missing, no row is to blame.
+_NOT_SET_UP = ("42P01", "3F000", "42501", "28000", "28P01")
+
+
+def _is_not_set_up(error: DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return str(error.orig).startswith("no such table")
+    return getattr(error.orig, "sqlstate", None) in _NOT_SET_UP
 
 
 def _is_connection_trouble(error: OperationalError) -> bool:

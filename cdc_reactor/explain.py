@@ -33,9 +33,9 @@ from cdc_reactor.forms import _is_with_schema
 from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
 from cdc_reactor.reactor import EVERY_LANE, Held
-from cdc_reactor.replay_command import _registry_beside, load_handlers
+from cdc_reactor.replay_command import load_handlers
 from cdc_reactor.routing import WHOLE_TABLE, CdcRouter, by_table
-from cdc_reactor.schemas import SchemaStore, open_schemas
+from cdc_reactor.schemas import SchemaStore, open_schemas, registry_beside
 
 _HEAD_BYTES = 64
 _MAX_BITS = 10_000  # well within `sys.set_int_max_str_digits`
@@ -133,7 +133,7 @@ def run(options: Options) -> int:
     if len(captures) > 1:
         raise UsageError(f"{path}: these are {len(captures)} captures; name one of them, such as {captures[0].name}")
     handlers = load_handlers(options.handlers or _default_handlers()).handlers
-    store = open_schemas(options.schemas or _registry_beside(captures))
+    store = open_schemas(options.schemas or registry_beside(capture.name for capture in captures))
     element, place = pick(captures[0], number, form=options.form, schemas=store)
     explainer = Explainer(
         handlers,

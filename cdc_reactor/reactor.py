@@ -1,20 +1,22 @@
 """The reactor: lanes, batches, retries, settlements. A machine of values without clock, thread, log or I/O.
 
-Deliveries go in by `receive`, batches of changes come out of `ready` as Work, what became of them goes back by `complete`,
-and `settlements` says what to tell the broker. Time is whatever the caller passes as `now` (seconds, never decreasing).
-The daemon, the replay, the test harness and the property tests all drive this same object. Not thread-safe.
+Deliveries go in by `receive`, batches of changes come out of `ready` as Work, what became of them goes back by
+`complete`, and `settlements` says what to tell the broker. Time is whatever the caller passes as `now` (seconds,
+never decreasing). The daemon, the replay, the test harness and the property tests all drive this same object. Not
+thread-safe.
 
 What it promises:
 
 1. changes of one lane reach a handler in the order of their arrival and are never in two works at once;
 2. every delivery is settled exactly once;
 3. after a failure nothing behind it in its lane is handed to that handler before it (the lane is held);
-4. a poisoned change delays its own lane only (and a truncate of its table, which waits for all lanes and holds them all).
+4. a poisoned change delays its own lane only (and a truncate of its table, which waits for all lanes and holds
+   them all).
 
-How: each handler of each table has a `_Queue`. What arrives is appended to `pending`, whatever its lane. The lanes of a
-batch that is out are busy; a change whose lane is busy is set aside to wait behind it, and comes back, before all that
-arrived later, when the lane is free again. Lanes are looked at only when something else is to be handed out meanwhile, or
-when something failed. So the common case costs one append and a share of one slice.
+How: each handler of each table has a `_Queue`. What arrives is appended to `pending`, whatever its lane. The lanes of
+a batch that is out are busy; a change whose lane is busy is set aside to wait behind it, and comes back, before all
+that arrived later, when the lane is free again. Lanes are looked at only when something else is to be handed out
+meanwhile, or when something failed. So the common case costs one append and a share of one slice.
 """
 
 from __future__ import annotations
@@ -41,15 +43,24 @@ class Consumer(Protocol):
     """What the reactor needs to know of a handler; read-only."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What it is called in settlements and reports."""
+
     @property
-    def max_size(self) -> int: ...
+    def max_size(self) -> int:
+        """How many changes at most make a batch."""
+
     @property
-    def max_wait(self) -> float: ...
+    def max_wait(self) -> float:
+        """How long, in seconds, the oldest change waits at most for its batch to fill."""
+
     @property
-    def max_attempts(self) -> int: ...
+    def max_attempts(self) -> int:
+        """After how many failures a change is poison."""
+
     @property
-    def on_poison(self) -> OnPoison: ...
+    def on_poison(self) -> OnPoison:
+        """What becomes of poison."""
 
 
 @final
@@ -76,8 +87,8 @@ class Held(msgspec.Struct, eq=False, gc=False):
 class Route:
     """The consumers that want a delivery; one object for all deliveries that go the same way.
 
-    `stream` tells apart what must not share a batch: one connector's one table, one subscription. `lane_of` names the lane
-    of what has no ordering key; it raises nothing.
+    `stream` tells apart what must not share a batch: one connector's one table, one subscription. `lane_of` names the
+    lane of what has no ordering key; it raises nothing.
     """
 
     __slots__ = ("consumers", "lane_of", "only", "queues", "stream")
@@ -102,8 +113,9 @@ class Failure(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     """What one run produced: one verdict for each change of the work, in order, and events to publish.
 
-    NACK with a failure counts as an attempt of that change; NACK without one gives the change back uncounted, because it
-    stands behind another or because the world (not the data) failed. `pause` then stops the handler for so many seconds.
+    NACK with a failure counts as an attempt of that change; NACK without one gives the change back uncounted, because
+    it stands behind another or because the world (not the data) failed. `pause` then stops the handler for so many
+    seconds.
     """
 
     verdicts: Sequence[Verdict]
@@ -157,9 +169,19 @@ class _Queue:
     """What waits for one consumer of one stream."""
 
     __slots__ = (
-        "attempts", "barriers", "busy", "consumer", "front", "halted", "out", "parked", "paused_until", "pending", "stalled",
+        "attempts",
+        "barriers",
+        "busy",
+        "consumer",
+        "front",
+        "halted",
+        "out",
+        "parked",
+        "paused_until",
+        "pending",
+        "stalled",
         "stream",
-    )  # fmt: skip
+    )
 
     def __init__(self, stream: Hashable, consumer: Consumer) -> None:
         self.stream = stream

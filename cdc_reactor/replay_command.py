@@ -35,7 +35,7 @@ from cdc_reactor.reactor import Backoff
 from cdc_reactor.replay import InlineRunner, Replay, Runner
 from cdc_reactor.report import Counts, Report
 from cdc_reactor.routing import CdcRouter, UnknownTable
-from cdc_reactor.schemas import SchemaStore, open_schemas
+from cdc_reactor.schemas import SchemaStore, open_schemas, registry_beside
 
 _DEFAULT_DATABASE = "sqlite:///.cdc-reactor/replay.db"
 
@@ -66,6 +66,7 @@ class Options:
     unknown_table: str = "ack"
     workers: int = 1
     max_rate: float | None = None
+    patience: float = 60.0
     report: str = "table"
     placeholder: str = "__debezium_unavailable_value"
     unwrapped_prefix: str = "__"
@@ -82,6 +83,8 @@ def run(options: Options) -> int:
     _check_choices(options)
     captures = find_captures(options.paths)
     found = load_handlers(options.handlers)
+    for target in found.empty:
+        typer.echo(f"note: {target} has no handlers", err=True)
     with ExitStack() as stack:
         replay = _assemble(options, captures, found, stack)
         with _interruptible(replay):
@@ -114,7 +117,7 @@ def load_handlers(targets: Sequence[str]) -> Discovery:
 
 
 def _assemble(options: Options, captures: list[Capture], found: Discovery, stack: ExitStack) -> Replay:
-    store = open_schemas(options.schemas or _registry_beside(captures))
+    store = open_schemas(options.schemas or registry_beside(capture.name for capture in captures))
     decoder = Decoder(
         schemas=store,
         placeholder=Placeholder(options.placeholder),
@@ -153,21 +156,12 @@ def _assemble(options: Options, captures: list[Capture], found: Discovery, stack
         watcher=watcher,
         backoff=Backoff(random=random.random),
         max_rate=options.max_rate,
+        patience=options.patience,
         skip=options.skip,
         limit=options.limit,
         form=options.form,
         schemas=store,
     )
-
-
-def _registry_beside(captures: list[Capture]) -> str | None:
-    """Find the schema file that a capture brings along: NAME.registry.json beside NAME.….ndjson."""
-    for capture in captures:
-        path = Path(capture.name)
-        beside = path.with_name(f"{path.name.split('.', 1)[0]}.registry.json")
-        if beside.is_file():
-            return str(beside)
-    return None
 
 
 def _checkpoint(options: Options) -> Checkpoint | None:

@@ -1,9 +1,9 @@
 """The CDC router: from a delivery to the handlers of its table, its lane, or the reason why it needs none.
 
-A route is looked up by connector, schema and table as the message's own source block names them; topics and attributes are
-never trusted. What is decided for a table is decided once, in a `_Plan` for each operation, so that a message costs two
-dictionary look-ups here. The lane is the ordering key where the message has one, else the Row's key columns, else the whole
-table. Everything that passes is counted, handled or not.
+A route is looked up by connector, schema and table as the message's own source block names them; topics and
+attributes are never trusted. What is decided for a table is decided once, in a `_Plan` for each operation, so that a
+message costs two dictionary look-ups here. The lane is the ordering key where the message has one, else the Row's key
+columns, else the whole table. Everything that passes is counted, handled or not.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Tally:
         return self.undecodable + self.dropped.total() + sum(plan.count for _, plan in self._counts())
 
     def drops(self) -> dict[str, int]:
-        """Dropped messages by reason, snapshot reads and logical messages among them."""
+        """Count dropped messages by reason, snapshot reads and logical messages among them."""
         counts = Counter({drop.value: n for drop, n in self.dropped.items()})
         for _, plan in self._counts():
             if plan.kind is _Change and plan.operation in (Operation.READ, Operation.MESSAGE):
@@ -139,7 +139,7 @@ class Tally:
         return dict(counts)
 
     def changes(self) -> dict[str, dict[str, int]]:
-        """Changes by table and operation."""
+        """Count changes by table and operation."""
         found: dict[str, dict[str, int]] = {}
         for table_id, plan in self._counts():
             if plan.operation in _NAMES:
@@ -148,7 +148,7 @@ class Tally:
         return found
 
     def snapshot_reads(self) -> dict[str, int]:
-        """Rows read by snapshots, by table."""
+        """Count rows read by snapshots, by table."""
         counts: Counter[str] = Counter()
         for table_id, plan in self._counts():
             if plan.operation is Operation.READ:
@@ -156,7 +156,7 @@ class Tally:
         return dict(counts)
 
     def unhandled(self) -> dict[str, int]:
-        """Changes of tables that no handler wants, by table."""
+        """Count changes of tables that no handler wants, by table."""
         counts: Counter[str] = Counter()
         for table_id, plan in self._counts():
             if plan.operation in _NAMES and plan.reason == "unhandled" and plan.kind is _Change:

@@ -12,7 +12,7 @@ import json
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -64,6 +64,16 @@ def open_schemas(location: str | None) -> SchemaStore:
 
         return PubsubSchemas()
     return read_schemas(Path(location))
+
+
+def registry_beside(captures: Iterable[str]) -> str | None:
+    """Find the schema file that captures bring along: `NAME.registry.json` beside `NAME.….ndjson`.
+
+    None where there is none, or more than one: ids of two registries may be the same.
+    """
+    found = {path.with_name(f"{path.name.split('.', 1)[0]}.registry.json") for path in map(Path, captures)}
+    found = {path for path in found if path.is_file()}
+    return str(found.pop()) if len(found) == 1 else None
 
 
 class KeptSchemas:

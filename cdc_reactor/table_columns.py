@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cdc_reactor import scalars, temporals
@@ -26,7 +25,7 @@ from cdc_reactor.envelope import Envelope, Operation, TableId, parse_json, read_
 from cdc_reactor.errors import DecodeError, UsageError, WorldError
 from cdc_reactor.messages import Message
 from cdc_reactor.scaffold import Column, Table
-from cdc_reactor.schemas import SchemaStore, open_schemas
+from cdc_reactor.schemas import SchemaStore, open_schemas, registry_beside
 from cdc_reactor.temporals import Infinity, IsoText
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def read_captured_table(path: str, wanted: str, options: CaptureOptions | None =
     options = options or CaptureOptions()
     captures = find_captures([path])
     reader = _CaptureReader(
-        open_schemas(options.schemas or _schemas_beside(captures)),
+        open_schemas(options.schemas or registry_beside(capture.name for capture in captures)),
         Placeholder(options.placeholder),
         options.unwrapped_prefix,
     )
@@ -108,12 +107,6 @@ def read_captured_table(path: str, wanted: str, options: CaptureOptions | None =
     except UsageError as error:
         raise UsageError(f"{error}{reader.complaint()}") from None
     return reader.seen[table_id].to_table(table_id)
-
-
-def _schemas_beside(captures: Sequence[Capture]) -> str | None:
-    """Find the schema file that a capture brings along, as the command `replay` does: NAME.registry.json."""
-    beside = (Path(c.name).with_name(f"{Path(c.name).name.partition('.')[0]}.registry.json") for c in captures)
-    return next((str(path) for path in beside if path.is_file()), None)
 
 
 class _CaptureReader:

@@ -47,7 +47,7 @@ from cdc_reactor.reactor import Failure, Outcome, Reactor
 from cdc_reactor.routing import CdcRouter, by_table
 from cdc_reactor.scalars import _EXACT as EXACT
 from cdc_reactor.scalars import Geometry, Point
-from cdc_reactor.schemas import open_schemas
+from cdc_reactor.schemas import open_schemas, registry_beside
 from cdc_reactor.temporals import EPOCH, Infinity, Interval, IsoText
 from cdc_reactor.wire_types import DecimalBytes, Wire
 
@@ -217,9 +217,7 @@ class Harness:
     def replay_file(self, path: str | Path, format: str | None = None) -> Self:  # noqa: A002 - the command's own word
         """Send the messages of a captured file; `NAME.registry.json` beside it holds Avro's schemas."""
         path = Path(path)
-        beside = path.with_name(f"{path.name.partition('.')[0]}.registry.json")
-        if self._registry is None and beside.is_file():
-            self._registry = str(beside)
+        self._registry = self._registry or registry_beside([str(path)])
         for capture in find_captures([str(path)]):
             self._waiting.extend(capture.messages(format))
         return self

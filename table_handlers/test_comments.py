@@ -1,7 +1,5 @@
 """Comments: counted for each post, edits announced."""
 
-# ruff: noqa: D103 - a test's name is a sentence
-
 from sqlalchemy import select
 
 from cdc_reactor.testing import Harness, Run, assert_registered

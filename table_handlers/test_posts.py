@@ -1,7 +1,5 @@
 """Posts: announced once, when they are published."""
 
-# ruff: noqa: D103 - a test's name is a sentence
-
 from datetime import date
 from decimal import Decimal
 

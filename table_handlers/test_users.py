@@ -1,7 +1,5 @@
 """Users: announced, kept as cards, synchronised."""
 
-# ruff: noqa: D102, D103 - a test's name is a sentence
-
 from sqlalchemy import select
 
 from cdc_reactor.testing import Harness, assert_registered

@@ -1,7 +1,5 @@
 """Visits: kept until the table is emptied."""
 
-# ruff: noqa: D103 - a test's name is a sentence
-
 from datetime import datetime, timedelta
 
 from sqlalchemy import select

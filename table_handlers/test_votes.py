@@ -1,7 +1,5 @@
 """Votes: what they do to a post's score."""
 
-# ruff: noqa: D103 - a test's name is a sentence
-
 import pytest
 
 from cdc_reactor.testing import Harness, assert_registered

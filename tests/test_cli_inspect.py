@@ -82,6 +82,8 @@ def test_explain_finds_the_schemas_beside_an_avro_capture(folder):
 def test_explain_does_without_handlers_where_there_are_none(folder, monkeypatch):
     # In this project's own tree there is a package table_handlers; nothing of it is on the path here.
     monkeypatch.setattr(sys, "path", [each for each in sys.path if not (Path(each) / "table_handlers").exists()])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "table_handlers"]:
+        monkeypatch.delitem(sys.modules, name)
     assert json.loads(succeeds("explain", f"{OFF}:20", "--json"))["handlers"] == []
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.pool import StaticPool
 
@@ -378,6 +378,7 @@ class TestTheWorld:
             database_error(LostConnection()),
             database_error(psycopg.InterfaceError("closed"), InterfaceError),
             database_error(sqlite_error("ATTACH '/nowhere/at/all.db' AS x")),
+            database_error(sqlite_error("SELECT * FROM no_migration_was_run")),
             NoFreeConnection(),
             OperationalError("SELECT 1", {}, Exception("gone"), connection_invalidated=True),
         ],
@@ -401,8 +402,8 @@ class TestTheWorld:
         [
             database_error(StatementTimeout()),
             database_error(Deadlock()),
-            database_error(sqlite_error("SELECT * FROM disk")),
-            database_error(sqlite_error('SELECT locked FROM "unable to open"')),
+            database_error(sqlite_error("SELECT disk.full")),
+            database_error(sqlite_error("SELECT locked.a")),
             ConnectionError("some service of the handler's own"),
             TimeoutError(),
         ],
@@ -416,6 +417,29 @@ class TestTheWorld:
         outcome = executor.run(work(unlucky, 1))
 
         assert (outcome.pause, list(outcome.failures)) == (None, [0])
+
+    def test_what_is_told_of_a_database_error_holds_no_row_data(self, executor):
+        cause = psycopg.errors.UniqueViolation(
+            "duplicate key\nDETAIL:  Key (email)=(ada@forum.example) already exists."
+        )
+
+        @handles(User)
+        def unlucky(batch: Batch[User], ctx: Context) -> None:
+            raise IntegrityError("INSERT …", {"email": "ada@forum.example"}, cause)
+
+        outcome = executor.run(work(unlucky, 1))
+
+        assert str(outcome.failures[0].error) == "UniqueViolation: duplicate key"
+
+    def test_what_is_told_of_an_invalid_model_holds_no_row_data(self, executor):
+        @handles(User)
+        def unlucky(batch: Batch[User], ctx: Context) -> None:
+            User.model_validate({"id": "ada@forum.example"})
+
+        outcome = executor.run(work(unlucky, 1))
+
+        assert "ada@forum.example" not in str(outcome.failures[0].error)
+        assert "User is not valid: id: " in str(outcome.failures[0].error)
 
     def test_a_locked_sqlite_file_is_no_fault_of_the_data(self, executor, tmp_path):
         error = database_error(sqlite_locked(str(tmp_path / "a.db")))

@@ -63,7 +63,8 @@ class Result:
 
     @property
     def report(self) -> dict[str, Any]:
-        return json.loads(self.out)
+        report: dict[str, Any] = json.loads(self.out)
+        return report
 
 
 def write_handlers(folder: Path, size: int = 2) -> None:
@@ -192,7 +193,11 @@ def test_a_dry_run_shows_events_and_leaves_the_database_as_it_was(tmp_path):
     result = run("replay", str(capture), "--handlers", "team_handlers", "--dry-run", cwd=tmp_path)
 
     assert result.status == 0
-    assert json.loads(result.err.removeprefix("event ")) == {"topic": "user.seen.v1", "key": "", "event": {"user_id": 1}}
+    assert json.loads(result.err.removeprefix("event ")) == {
+        "topic": "user.seen.v1",
+        "key": "",
+        "event": {"user_id": 1},
+    }
     assert seen_users(tmp_path) == []
 
 
@@ -256,7 +261,12 @@ def test_a_handler_with_a_syntax_error_is_named_with_file_and_line(tmp_path):
 def test_a_row_with_a_misspelt_column_dead_letters_its_changes_and_names_the_column(tmp_path):
     write_handlers(tmp_path)
     package = tmp_path / "team_handlers" / "users.py"
-    package.write_text(package.read_text().replace("handle", "handel").replace("@handels", "@handles").replace("import Batch, Context, Event, Row, handels", "import Batch, Context, Event, Row, handles"))
+    package.write_text(
+        package.read_text()
+        .replace("handle", "handel")
+        .replace("@handels", "@handles")
+        .replace("import Batch, Context, Event, Row, handels", "import Batch, Context, Event, Row, handles")
+    )
     capture = write_capture(tmp_path / "a.ndjson", [user_change(n) for n in range(3)])
 
     result = run("replay", str(capture), "--handlers", "team_handlers", "--report", "json", cwd=tmp_path)
