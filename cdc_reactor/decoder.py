@@ -37,6 +37,9 @@ _parse_envelope = msgspec.json.Decoder(Envelope).decode
 _parse_with_schema = msgspec.json.Decoder(_WithSchema).decode
 
 _SCHEMA_FIRST = b'{"schema":'
+_S = ord("s")
+# What the fast road raises for what is not its own; IndexError for less than three bytes.
+NOT_PLAIN = (*BAD_BYTES, IndexError)
 # Where, in the bytes of a schema block, the first columns stand: tables that differ mostly differ there.
 _TELLTALE = slice(72, 264)
 _MAX_PREFIXES = 4096
@@ -87,12 +90,13 @@ class Decoder:
                 f"{len(data):,} bytes in one message, more than the limit of {self._max_bytes:,}; raise --max-bytes"
             )
         try:
-            if data[:10] == _SCHEMA_FIRST:
+            # The third byte tells {"schema":… from {"before":…; whatever else has an "s" there is told apart below.
+            if data[2] == _S:
                 return self._decode_with_schema(data)
             # Avro in JSON looks like a plain envelope; it says of each optional value which type it has.
             if message.attributes is NO_ATTRIBUTES or NAMED not in message.attributes:
                 return _parse_envelope(data)
-        except BAD_BYTES:
+        except NOT_PLAIN:
             pass
         return self._forms.classify(message)
 

@@ -68,12 +68,13 @@ class _Plan:
 class _Table:
     """A table of one connector: its handlers, its Row, and a plan for each operation."""
 
-    __slots__ = ("connector", "handlers", "lane_of", "plans", "reader", "table_id")
+    __slots__ = ("connector", "handlers", "lane_of", "plans", "reader", "schema", "table_id")
 
     def __init__(
         self, connector: str, table_id: TableId, handlers: tuple[Handler[Any], ...], reader: RowReader[Any] | None
     ) -> None:
         self.connector = connector
+        self.schema = table_id.schema
         self.table_id = table_id
         self.handlers = handlers
         self.reader = reader
@@ -184,6 +185,7 @@ class CdcRouter:
         self._unknown_table = unknown_table
         self._accept = accept
         self._tables: dict[tuple[str, str, str], _Table] = {}
+        self._by_name: dict[str, _Table] = {}
         self._subsets: dict[tuple[Hashable, tuple[Handler[Any], ...]], Route] = {}
         self.tally = Tally()
         #: The first change of an unknown table under the policy "stop".
@@ -201,15 +203,16 @@ class CdcRouter:
         except DecodeError as error:
             self.tally.undecodable += 1
             return Settlement(delivery, Verdict.DEAD_LETTER, str(error), error)
-        if type(envelope) is Drop:
+        if type(envelope) is not Envelope:
+            assert type(envelope) is Drop, "the decoder answers with an Envelope or a Drop"
             return self._drop(delivery, envelope)
-        assert type(envelope) is Envelope
         if self._accept is not None and not self._accept(envelope, delivery.message):
             return self._drop(delivery, Drop.FILTERED)
         source = envelope.source
-        table = self._tables.get((source.name, source.schema, source.table))
-        if table is None:
-            table = self._open(source)
+        # The name alone nearly always tells; comparing costs half of hashing all three.
+        table = self._by_name.get(source.table)
+        if table is None or table.schema != source.schema or table.connector != source.name:
+            table = self._tables.get((source.name, source.schema, source.table)) or self._open(source)
         plan = table.plans[envelope.op]
         plan.count += 1
         if plan.is_plain:
@@ -242,6 +245,7 @@ class CdcRouter:
         table = self._tables[source.name, source.schema, source.table] = _Table(
             source.name, source.table_id, handlers, reader
         )
+        self._by_name.setdefault(source.table, table)
         self.tally.add(table)
         return table
 
