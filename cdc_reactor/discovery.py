@@ -27,7 +27,8 @@ from cdc_reactor.handlers import Handler
 #: Where installed packages announce modules of handlers; the value of such an entry point is a module or package.
 ENTRY_POINTS = "cdc_reactor.handlers"
 
-_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+# A file's name, `users.py`, is written as a module `py` in a package `users` would be; nobody means that.
+_NAME = re.compile(r"(?!.*\.py$)[^\W\d]\w*(\.[^\W\d]\w*)*")
 _NOT_IMPORTED = re.compile(r"test_.*|.*_test|tests|conftest|__.*__")
 _MAX_MESSAGE = 400
 

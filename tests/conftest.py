@@ -27,10 +27,10 @@ class NoServer(Exception):
 def postgres_url() -> Iterator[str]:
     """The address of a PostgreSQL server with wal_level=logical, started for this session and stopped at its end.
 
-    From a wheel, or from a container where an engine answers. In CI a test that needs it must not skip.
+    From a container where an engine answers, else from a wheel. In CI a test that needs it must not skip.
     """
     reasons = []
-    for way in (_from_wheel, _from_container):
+    for way in (_from_container, _from_wheel):
         server = way()
         try:
             url = server.__enter__()

@@ -94,6 +94,11 @@ class TestWhatIsFound:
         assert names(found) == ALL[1:]
         assert {handler.function.__module__ for handler in found.handlers} == {"acme4.users"}
 
+    def test_a_file_in_the_current_folder_may_be_named_as_it_is(self, here):
+        write(here, users9=USERS)
+
+        assert names(discover(["users9.py"])) == ALL[1:]
+
     def test_a_file_inside_of_a_package_keeps_its_full_name(self, here):
         write(here / "deep" / "acme5", __init__="", users=USERS, posts=POSTS)
 

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
 CAPTURES = Path(__file__).parent / "captures"
 MANIFEST: dict[str, Any] = json.loads((CAPTURES / "manifest.json").read_text())["files"]
@@ -167,6 +169,35 @@ def test_a_replay_says_what_happened_in_a_table(tmp_path):
     assert "note" in result.out
     assert "5 messages" in result.out
     assert seen_users(tmp_path) == [("c", n) for n in range(5)]
+
+
+@pytest.mark.postgres
+def test_shipped_handlers_write_to_postgresql_and_a_second_replay_changes_nothing(postgres_url):
+    root = Path(__file__).parent.parent
+    url = f"{postgres_url.rpartition('/')[0]}/replayed"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE replayed")
+
+    def state() -> dict[str, list[tuple[Any, ...]]]:
+        with psycopg.connect(url) as connection:
+            names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            return {
+                name: sorted(connection.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(name))), key=str)
+                for (name,) in names
+            }
+
+    def replay() -> Result:
+        return run(
+            "replay", "tests/captures/forum_schemas_on.records.ndjson", "--database-url", url, "--create-tables",
+            "--report", "json", cwd=root,
+        )  # fmt: skip
+
+    first, after_first = replay(), state()
+    second, after_second = replay(), state()
+
+    assert [(r.status, r.report["dead_letters"]) for r in (first, second)] == [(0, 0), (0, 0)]
+    assert sum(map(len, after_first.values())) > 0
+    assert after_second == after_first
 
 
 def test_workers_apply_the_same_changes_in_the_order_of_each_row(tmp_path):
