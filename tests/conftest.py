@@ -118,8 +118,20 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _check_engine() -> None:
+    """Ask the engine's socket ourselves: docker's own client leaves a socket open where nothing answers."""
+    if "DOCKER_HOST" in os.environ:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect("/var/run/docker.sock")
+        except OSError as error:
+            raise NoServer(f"no container engine answers: {error.strerror}") from error
+
+
 @contextmanager
 def _from_container() -> Iterator[str]:
+    _check_engine()
     try:
         docker = importlib.import_module("docker")
         containers = importlib.import_module("testcontainers.community.postgres")
