@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, cast
 
 import msgspec
 from msgspec import Raw
@@ -32,6 +32,7 @@ _MAX_DIGITS = 131_072 + 16_383
 BAD_BYTES = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 _parse_anything = msgspec.json.Decoder().decode
+_parse_row = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
 class Operation(StrEnum):
@@ -251,7 +252,10 @@ def read_image(image: RowImage) -> dict[str, Any] | None:
     """Read the columns of a row image as they stand on the wire; DecodeError where they are none."""
     if image is None or isinstance(image, dict):
         return image
-    columns = parse_json(image)
+    try:
+        return cast("dict[str, Any] | None", _parse_row(image))
+    except BAD_BYTES:
+        columns = parse_json(image)
     if isinstance(columns, str):  # MongoDB sends documents as JSON in a string
         columns = parse_json(columns.encode("utf-8", "surrogatepass"))
     if columns is None or isinstance(columns, dict):

@@ -309,10 +309,14 @@ class _Run:
 
     def _apply(self, part: _Part) -> None:
         self._runs += 1
-        batch = Batch([self._subjects[i] for i in part.indices])
+        is_whole = len(part.indices) == len(self._subjects)
+        batch = Batch(self._subjects if is_whole else [self._subjects[i] for i in part.indices])
         self._events.extend(self._executor.attempt(self._handler, batch, self._attempt))
-        for i in part.indices:
-            self._verdicts[i] = Verdict.ACK
+        if is_whole:
+            self._verdicts = [Verdict.ACK] * len(self._subjects)
+        else:
+            for i in part.indices:
+                self._verdicts[i] = Verdict.ACK
         if part.sister is not None:
             # Both halves failed together and this one did not: the other need not be tried whole.
             part.sister.is_known_to_fail = True

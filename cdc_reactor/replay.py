@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, cast
 
 from cdc_reactor.captures import Capture, CaptureError, Unreadable
 from cdc_reactor.checkpoint import Checkpoint, Watermark
@@ -196,9 +196,7 @@ class Replay:
                 return
             if self._left is not None:
                 self._left -= len(chunk)
-            deliveries = [Delivery(e, n) for n, e in enumerate(chunk, position) if type(e) is Message]
-            if len(deliveries) < len(chunk):
-                self._give_up_unreadable(chunk, position)
+            deliveries = self._deliveries(chunk, position)
             position += len(chunk)
             if self._skip:
                 deliveries = self._skipped(deliveries)
@@ -208,6 +206,13 @@ class Replay:
             while self._reactor.outstanding > _MAX_OUTSTANDING and not self._stop.is_set():
                 self._advance(wait=True)
             self._keep_pace()
+
+    def _deliveries(self, chunk: Sequence[Message | Unreadable], position: int) -> list[Delivery]:
+        if set(map(type, chunk)) == {Message}:
+            messages = cast("Sequence[Message]", chunk)
+            return list(map(Delivery, messages, range(position, position + len(chunk))))
+        self._give_up_unreadable(chunk, position)
+        return [Delivery(e, n) for n, e in enumerate(chunk, position) if isinstance(e, Message)]
 
     def _skipped(self, deliveries: list[Delivery]) -> list[Delivery]:
         skipped, rest = deliveries[: self._skip], deliveries[self._skip :]
