@@ -148,7 +148,11 @@ def _find(path: str) -> Iterable[Origin]:
         return [StandardInput()]
     if path.startswith(_CLOUD_SCHEMES):
         return _find_in_cloud(path)
-    if Path(path).exists():
+    try:
+        is_there = Path(path).exists()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+    if is_there:
         return _find_local(Path(path))
     if glob.has_magic(path):
         return _find_by_glob(path)
@@ -168,9 +172,14 @@ def _find_in_folder(folder: Path) -> list[LocalFile]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Hand out the files named like captures, leaving out what is hidden."""
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(parent, name) for name in names if _is_named_like_capture(name) and name[0] != ".")
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Say of a folder that it cannot be read; passing it over would leave captures out without a word."""
+    raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
 
 
 def _is_json_document(file: Path) -> bool:

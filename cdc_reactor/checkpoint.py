@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 
 from cdc_reactor.errors import UsageError, WorldError
@@ -20,16 +22,47 @@ _VERSION = 1
 _HEAD_BYTES = 65_536
 
 
+class _Entry(msgspec.Struct):
+    settled: int
+    is_done: bool
+    size: int
+    head_bytes: int
+    head: str
+    #: First and last positions of what is settled beyond that.
+    ahead: list[tuple[int, int]] = []
+
+
+class _Content(msgspec.Struct):
+    version: int
+    conditions: dict[str, Any]
+    files: dict[str, _Entry]
+
+
 class Watermark:
     """The number of positions, from the first on, that are settled without a gap."""
 
     __slots__ = ("_ahead", "settled")
 
-    def __init__(self, settled: int = 0) -> None:
+    def __init__(self, settled: int = 0, ahead: Iterable[tuple[int, int]] = ()) -> None:
         self.settled = settled
-        self._ahead: set[int] = set()
+        self._ahead = {position for first, last in ahead for position in range(first, last + 1)}
 
-    def settle(self, positions: list[int]) -> None:
+    @property
+    def ahead(self) -> list[tuple[int, int]]:
+        """First and last position of each run of positions that are settled beyond a gap."""
+        runs: list[tuple[int, int]] = []
+        for position in sorted(self._ahead):
+            if runs and runs[-1][1] == position - 1:
+                runs[-1] = runs[-1][0], position
+            else:
+                runs.append((position, position))
+        return runs
+
+    def is_settled(self, position: int) -> bool:
+        """Tell whether a position is settled."""
+        return position < self.settled or position in self._ahead
+
+    def settle(self, positions: Iterable[int]) -> None:
         """Count positions (from 0) as settled, in any order."""
         self._ahead.update(positions)
         while self.settled in self._ahead:
@@ -44,17 +77,22 @@ class Checkpoint:
         self._path = path
         self._files: dict[str, dict[str, Any]] = {}
         self._conditions: dict[str, Any] = orjson.loads(orjson.dumps(conditions))
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--checkpoint {path}: this is no file; name one that may be written")
+        if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+            raise UsageError(f"--checkpoint {path}: its folder does not exist or may not be written")
         self.is_resumed = path.exists()
         if self.is_resumed:
             self._load()
 
     def _load(self) -> None:
         try:
-            content = orjson.loads(self._path.read_bytes())
-            version, conditions, files = content["version"], content["conditions"], content["files"]
+            content = msgspec.json.decode(self._path.read_bytes(), type=_Content)
+            version, conditions = content.version, content.conditions
+            files = {name: msgspec.structs.asdict(entry) for name, entry in content.files.items()}
         except OSError as error:
             raise UsageError(f"--checkpoint {self._path}: {error.strerror}") from error
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise UsageError(f"--checkpoint {self._path}: this is no checkpoint; name another file") from None
         if version != _VERSION:
             raise UsageError(f"--checkpoint {self._path}: version {version} is not one that we read ({_VERSION})")
@@ -67,17 +105,18 @@ class Checkpoint:
             )
         self._files = files
 
-    def start(self, name: str) -> tuple[int, bool]:
-        """How many messages of a capture are settled, and whether that is all of them.
+    def start(self, name: str) -> tuple[Watermark, bool]:
+        """Tell which messages of a capture are settled, and whether that is all of them.
 
         Raises:
             UsageError: the capture is another one than when the checkpoint was written.
         """
-        known = self._files.get(name)
+        key = _as_unicode(name)
+        known = self._files.get(key)
         now = _identify(name)
         if known is None:
-            self._files[name] = {"settled": 0, "is_done": False, **now}
-            return 0, False
+            self._files[key] = {"settled": 0, "is_done": False, "ahead": [], **now}
+            return Watermark(), False
         if now["size"] < known["size"] or _digest(name, known["head_bytes"]) != known["head"]:
             raise UsageError(
                 f"{name} is not the file that --checkpoint {self._path} was written for; name another checkpoint"
@@ -85,11 +124,11 @@ class Checkpoint:
         # A file that grew has more to give.
         is_done = known["is_done"] and known["size"] == now["size"]
         known.update(now, is_done=is_done)
-        return known["settled"], is_done
+        return Watermark(known["settled"], known["ahead"]), is_done
 
-    def reached(self, name: str, settled: int, *, is_done: bool = False) -> None:
+    def reached(self, name: str, mark: Watermark, *, is_done: bool = False) -> None:
         """Note how far a capture came; `save` writes it."""
-        self._files[name].update(settled=settled, is_done=is_done)
+        self._files[_as_unicode(name)].update(settled=mark.settled, ahead=mark.ahead, is_done=is_done)
 
     def save(self) -> None:
         """Write the file; WorldError where the disk refuses."""
@@ -105,6 +144,11 @@ class Checkpoint:
             raise WorldError(f"--checkpoint {self._path} cannot be written: {error.strerror}") from error
 
 
+def _as_unicode(name: str) -> str:
+    """Make a path printable whose bytes are no UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _identify(name: str) -> dict[str, Any]:
     """Tell a file again: its size, and a digest of how it begins. What is no local file is known by its name only."""
     path = Path(name)
@@ -116,5 +160,8 @@ def _identify(name: str) -> dict[str, Any]:
 def _digest(name: str, head_bytes: int) -> str:
     if not head_bytes:
         return ""
-    with Path(name).open("rb") as file:
-        return hashlib.sha256(file.read(head_bytes)).hexdigest()
+    try:
+        with Path(name).open("rb") as file:
+            return hashlib.sha256(file.read(head_bytes)).hexdigest()
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be read: {error.strerror}") from error

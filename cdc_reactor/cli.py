@@ -50,6 +50,9 @@ def speaks_plainly(command: Callable[P, T]) -> Callable[P, T]:
             raise _failed(error, DATA_FAILED) from None
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
+        except UnicodeEncodeError as error:
+            reason = f"the output cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8"
+            raise _failed(WorldError(reason), WORLD_DOWN) from None
         except BrokenPipeError:
             # Whoever read our output has enough; nothing more can be said to it.
             sys.stderr.close()

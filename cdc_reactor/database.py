@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import Engine, MetaData, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from cdc_reactor.errors import UsageError, WorldError
@@ -67,9 +67,18 @@ def check(engine: Engine) -> None:
         with engine.connect():
             return
     except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None)
-        detail = (
-            str(cause).strip().splitlines()[0] if cause is not None and str(cause).strip() else type(error).__name__
-        )
-        where = engine.url.render_as_string(hide_password=True)
-        raise WorldError(f"the database {where} does not answer: {detail}") from error
+        raise _refused(engine, "does not answer", error) from error
+
+
+def create_tables(engine: Engine, metadata: MetaData) -> None:
+    """Create what is missing; WorldError where the database refuses."""
+    try:
+        metadata.create_all(engine)
+    except SQLAlchemyError as error:
+        raise _refused(engine, "does not let us create the handlers' tables", error) from error
+
+
+def _refused(engine: Engine, what: str, error: SQLAlchemyError) -> WorldError:
+    cause = str(getattr(error, "orig", None) or "").strip()
+    detail = cause.splitlines()[0] if cause else type(error).__name__
+    return WorldError(f"the database {engine.url.render_as_string(hide_password=True)} {what}: {detail}")

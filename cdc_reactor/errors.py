@@ -8,7 +8,7 @@
     ├── UsageError             the command line, a path or a setting is wrong
     ├── WorldError             something that we need is down; nothing is wrong with the data
     │   └── PublishError         events could not be confirmed
-    ├── RemoteFailure          stands for what a handler raised, told without row data
+    ├── RemoteFailure          stands for what a handler raised in another process
     ├── HandlerTimeout         a handler ran longer than its `timeout`
     └── Verdict wishes         raised by handlers only
         ├── Retry                try these changes again later
@@ -61,7 +61,7 @@ class PublishError(WorldError):
 
 
 class RemoteFailure(ReactorError):
-    """Raised nowhere: stands for an exception that cannot travel as itself, or whose text would show row data."""
+    """Raised nowhere: stands for an exception of another process, which could not travel as itself."""
 
     def __init__(self, error_class: str, text: str) -> None:
         super().__init__(text)
@@ -85,6 +85,8 @@ class Retry(_Wish):
 
     def __init__(self, why: str, *, changes: Iterable[Any] | None = None, delay: float | None = None) -> None:
         super().__init__(why, changes=changes)
+        if delay is not None and not (isinstance(delay, int | float) and 0 <= delay < float("inf")):
+            raise TypeError(f"Retry(delay={delay!r}): a delay is seconds, zero or more")
         self.delay = delay
 
 

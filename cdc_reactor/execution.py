@@ -14,11 +14,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 import sqlite3
+import sysconfig
 import threading
+import traceback
 from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
@@ -29,7 +33,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from sqlalchemy.orm import Session
 
 from cdc_reactor.changes import Batch
-from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, RemoteFailure, Retry, SenderError, WorldError
+from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, Retry, SenderError, WorldError
 from cdc_reactor.events import Publication
 from cdc_reactor.handlers import Context, Handler
 from cdc_reactor.messages import Verdict
@@ -301,7 +305,9 @@ class _Run:
                 parts.extend(self._grant(wish, part))
             except SenderError as error:
                 parts.extend(self._blame(error, part))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a handler ends here; its failure becomes the Outcome
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a handler ends here; its failure becomes the Outcome
                 if (reason := _world_reason(error)) is not None:
                     return self._result(pause=WORLD_PAUSE, pause_reason=reason)
                 parts.extend(self._split(error, part))
@@ -329,7 +335,7 @@ class _Run:
     def _split(self, error: BaseException, part: _Part) -> list[_Part]:
         if len(part.indices) > 1:
             return part.halves()
-        self._fail(part.indices[0], Verdict.NACK, Failure(_without_row_data(error)))
+        self._fail(part.indices[0], Verdict.NACK, Failure(error, reason=_describe(error)))
         return []
 
     def _grant(self, wish: Retry | Reject, part: _Part) -> list[_Part]:
@@ -377,17 +383,39 @@ class _Run:
         )
 
 
-def _without_row_data(error: BaseException) -> BaseException:
-    """Replace an exception whose text repeats what was in the row; its text goes to logs and dead letters."""
+def _describe(error: BaseException) -> str:
+    """Tell of a handler's failure its class, the team's own line, and its text where that is no row data."""
+    place = next(
+        (
+            f" at {Path(frame.filename).name}:{frame.lineno}"
+            for frame in reversed(traceback.extract_tb(error.__traceback__))
+            if not frame.filename.startswith(_NOT_THE_TEAMS)
+        ),
+        "",
+    )
+    text = _text_without_row_data(error)
+    return f"{type(error).__name__}{place}{f': {text}' if text else ''}"
+
+
+# This package's and other packages' files; what remains is the team's.
+_NOT_THE_TEAMS = (str(Path(__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
+
+
+def _text_without_row_data(error: BaseException) -> str:
     if isinstance(error, DBAPIError):
-        # The first line of the driver's own message; DETAIL and the statement's parameters come after it.
-        text = str(error.orig).strip().partition("\n")[0]
-        return RemoteFailure(type(error.orig).__name__, f"{type(error.orig).__name__}: {text}")
+        # The first line of the driver's own message, less what it quotes; DETAIL and parameters come after it.
+        return re.sub(r'"[^"]*"$', '"…"', str(error.orig).strip().partition("\n")[0])
     if isinstance(error, ValidationError):
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:4])
-        return RemoteFailure("ValidationError", f"{error.title} is not valid: {told}")
-    return error
+        return f"{error.title} is not valid: {told}"
+    if isinstance(error, LookupError | ValueError):
+        # KeyError('ada@forum.example'), invalid literal for int(): 'ada'. Python puts the value itself there.
+        return ""
+    try:
+        return str(error).partition("\n")[0]
+    except Exception:  # noqa: BLE001 - a team's own __str__ ends here
+        return ""
 
 
 def _world_reason(error: BaseException) -> str | None:
@@ -399,7 +427,10 @@ def _world_reason(error: BaseException) -> str | None:
     if isinstance(error, InterfaceError) or (isinstance(error, OperationalError) and _is_connection_trouble(error)):
         return f"the database does not answer ({type(error.orig).__name__})"
     if isinstance(error, DBAPIError) and _is_not_set_up(error):
-        return f"the database is not set up for this handler: {str(error.orig).strip().partition(chr(10))[0]}"
+        return (
+            f"the database is not set up for this handler: {str(error.orig).strip().partition(chr(10))[0]}; run its "
+            "migrations (replay: --create-tables), or grant what it needs"
+        )
     if isinstance(error, NoFreeConnection):
         return "no database connection became free"
     return None

@@ -129,7 +129,7 @@ def _keys(envelope: Envelope, message: Message, *, whole: bool) -> list[dict[str
     """Return what may be called the key of a message: its ordering key, else its row (all of it, or its `id`)."""
     try:
         key = json.loads(message.ordering_key) if message.ordering_key.startswith("{") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         key = None
     if isinstance(key, dict):
         payload = key.get("payload", key)
@@ -147,4 +147,11 @@ def _keys(envelope: Envelope, message: Message, *, whole: bool) -> list[dict[str
 def _holds(columns: dict[str, Any], wanted: Any) -> bool:
     if isinstance(wanted, dict):
         return all(column in columns and columns[column] == value for column, value in wanted.items())
-    return any(value == wanted or str(value) == str(wanted) for value in columns.values())
+    return any(value == wanted or _text(value) == str(wanted) for value in columns.values())
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except (ValueError, RecursionError):  # an integer of more digits than Python prints
+        return ""

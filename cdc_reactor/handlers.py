@@ -76,6 +76,9 @@ class Context:
         try:
             # Found out after the commit, it would be too late: the event would be lost, or the change applied twice.
             encode(event)
+            key.encode()
+        except AttributeError:
+            raise TypeError(f"{type(event).__name__}: an ordering key is text, not {type(key).__name__}") from None
         except ValueError as error:
             raise TypeError(f"{type(event).__name__} cannot be written as JSON: {error}") from error
         self.publications.append(Publication(event, key))

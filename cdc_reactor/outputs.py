@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,14 +24,23 @@ from cdc_reactor.messages import Message, Settlement
 class _Lines:
     """A file of lines; `append` goes on after its last whole line, else it begins anew."""
 
-    def __init__(self, path: Path, option: str, *, append: bool) -> None:
+    def __init__(self, path: Path, option: str, *, append: bool, start: bytes) -> None:
         self._label = f"{option} {path}"
         try:
-            if append and path.is_file():
-                _cut_torn_line(path)
+            if path.is_file():
+                self._check_own(path, start)
+                if append:
+                    _cut_torn_line(path)
             self._file: BinaryIO = path.open("ab" if append else "wb")
         except OSError as error:
             raise UsageError(f"{self._label}: cannot be written: {error.strerror}") from error
+
+    def _check_own(self, path: Path, start: bytes) -> None:
+        """Leave a file alone that somebody else wrote."""
+        with path.open("rb") as file:
+            head = file.read(len(start))
+        if head and not start.startswith(head):
+            raise UsageError(f"{self._label}: there is a file of this name that is none of ours; name another one")
 
     def write_lines(self, lines: Iterator[bytes]) -> None:
         """Write lines; they are the system's, if not yet the disk's, when this returns."""
@@ -84,7 +94,7 @@ class EventLog:
     """Keeps events as NDJSON: `{"topic":…,"key":…,"event":{…}}`; to a file, to standard error, or nowhere."""
 
     def __init__(self, path: Path | None, *, append: bool = False, show: bool = False) -> None:
-        self._lines = None if path is None else _Lines(path, "--events", append=append)
+        self._lines = None if path is None else _Lines(path, "--events", append=append, start=b'{"topic":')
         self._show = show
 
     def write(self, publications: Sequence[Publication]) -> None:
@@ -93,7 +103,8 @@ class EventLog:
             self._lines.write_lines(_event_line(p) for p in publications)
         if self._show:
             for publication in publications:
-                sys.stderr.write(f"event {_event_line(publication).decode()}")
+                with suppress(OSError):  # whoever read standard error is gone; the replay is not
+                    sys.stderr.write(f"event {_event_line(publication).decode()}")
 
     def flush(self, *, sync: bool) -> None:
         """Put what was written on disk."""
@@ -118,7 +129,7 @@ class DeadLetters:
 
     def __init__(self, path: Path) -> None:
         # Never begun anew: the letters of an earlier run may be the only trace of their messages.
-        self._lines = _Lines(path, "--on-error", append=True)
+        self._lines = _Lines(path, "--on-error", append=True, start=b'{"dead_letter":')
 
     def write(self, message: Message, settlement: Settlement, place: str, table: str) -> None:
         """Keep one message and why it lies there."""

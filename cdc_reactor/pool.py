@@ -7,10 +7,13 @@ travel as their class and text, because not every exception can be pickled.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for_any
+from threading import Thread
 from typing import Any, NamedTuple, TypeAlias
 
 from cdc_reactor.avro import schema_key
@@ -70,6 +73,13 @@ class PoolRunner:
         self._schemas = schemas
         self._pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(setup,))
         self._running: dict[Future[_Answer], Work] = {}
+        # Started now, and deaf to Ctrl-C from their first moment: what is ignored here is ignored there.
+        earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            for _ in range(processes):
+                self._pool.submit(_do_nothing)
+        finally:
+            signal.signal(signal.SIGINT, earlier)
 
     @property
     def room(self) -> int:
@@ -81,7 +91,7 @@ class PoolRunner:
         try:
             self._running[self._pool.submit(_run, self._pack(work))] = work
         except BrokenExecutor as error:
-            raise _died() from error
+            raise self._died() from error
 
     def collect(self, timeout: float | None) -> list[tuple[Work, Outcome]]:
         """Hand back works that are done; wait for one, at most `timeout` seconds, where there is none yet."""
@@ -91,11 +101,22 @@ class PoolRunner:
         try:
             return [(self._running.pop(future), _unpack(future.result())) for future in list(done)]
         except BrokenExecutor as error:
-            raise _died() from error
+            raise self._died() from error
 
-    def close(self) -> None:
-        """End the processes; what they still run is finished, what waits is not begun."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes; what they still run is finished (or not, `at_once`), what waits is not begun."""
+        if at_once:
+            self._kill()
+        self._pool.shutdown(wait=not at_once, cancel_futures=True)
+
+    def _kill(self) -> None:
+        for process in list((self._pool._processes or {}).values()):  # noqa: SLF001 - Python 3.14 has kill_workers
+            process.kill()
+
+    def _died(self) -> WorldError:
+        # The others heed no SIGTERM, with which the pool would end them.
+        self._kill()
+        return WorldError("a worker process died (killed, or out of memory); nothing is lost: run it again")
 
     def _pack(self, work: Work) -> _Task:
         numbers: dict[Any, int] = {}
@@ -118,10 +139,6 @@ class PoolRunner:
             if key is not None and key not in found:
                 found[key] = self._schemas.named(*key) if isinstance(key, tuple) else self._schemas.schema(key)
         return found
-
-
-def _died() -> WorldError:
-    return WorldError("a worker process died (killed, or out of memory); nothing is lost: run it again")
 
 
 def _unpack(answer: _Answer) -> Outcome:
@@ -176,7 +193,7 @@ class _Process:
             for delivery, lane in zip(_deliveries(task), task.lanes, strict=True)
         ]
         outcome = self._executor.run(Work(handler, held, None, task.attempt))
-        failures = {i: (type(f.error).__name__, str(f.error), f.delay) for i, f in outcome.failures.items()}
+        failures = {i: (type(f.error).__name__, f.told, f.delay) for i, f in outcome.failures.items()}
         return _Answer(
             [int(v) for v in outcome.verdicts],
             failures,
@@ -207,9 +224,23 @@ _process: _Process | None = None
 
 def _start(setup: Setup) -> None:
     global _process  # noqa: PLW0603 - one for each process, made when it starts
-    # Ctrl-C reaches the whole group; the parent decides what is finished.
+    # Ctrl-C and a service manager's SIGTERM reach the whole group; the parent decides what is finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     _process = _Process(setup)
+
+
+def _end_with_parent() -> None:
+    """End at once when the parent is gone: another replay may handle the same rows by then."""
+    parent = parent_process()
+    if parent is not None:
+        wait_for_any((parent.sentinel,))
+        os._exit(1)
+
+
+def _do_nothing() -> None:
+    """Make the pool start a process."""
 
 
 def _run(task: _Task) -> _Answer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -73,7 +74,8 @@ class LineProgress:
         self._told = now
         share = f" {capture.consumed_bytes / capture.size_bytes:.0%}" if capture.size_bytes else ""
         rate = messages / (now - self._started)
-        sys.stderr.write(f"{capture.name}{share}: {messages:,} messages, {rate:,.0f}/s, {problems:,} problems\n")
+        with suppress(OSError):  # whoever read standard error is gone; the replay is not
+            sys.stderr.write(f"{capture.name}{share}: {messages:,} messages, {rate:,.0f}/s, {problems:,} problems\n")
 
 
 def _short(name: str) -> str:

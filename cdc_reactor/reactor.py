@@ -104,10 +104,20 @@ class Route:
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a change was not applied; `delay` is the wait in seconds that the handler asked for, if it did."""
+    """Why a change was not applied.
+
+    `delay` is the wait in seconds that the handler asked for, if it did. `reason` is what is told of the error,
+    where its own text will not do: it may hold row data.
+    """
 
     error: BaseException
     delay: float | None = None
+    reason: str = ""
+
+    @property
+    def told(self) -> str:
+        """What people are told of it."""
+        return self.reason or str(self.error)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -592,7 +602,10 @@ class Reactor:
         queue.attempts.pop(key, None)
         name = queue.consumer.name
         self._finish(
-            held, Settlement(held.delivery, Verdict.DEAD_LETTER, str(failure.error), failure.error, name, attempts)
+            held,
+            Settlement(
+                held.delivery, Verdict.DEAD_LETTER, failure.reason or str(failure.error), failure.error, name, attempts
+            ),
         )
         return None
 

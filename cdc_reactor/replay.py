@@ -9,10 +9,11 @@ disk.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Literal, Protocol, TypeAlias, cast
 
 from cdc_reactor.captures import Capture, CaptureError, Unreadable
@@ -33,6 +34,8 @@ OnError: TypeAlias = Literal["stop", "skip"]
 _CHUNK = 256
 # Messages held at most, so that slow handlers or a hot row do not fill the memory.
 _MAX_OUTSTANDING = 20_000
+# How far what is settled may run ahead of one change that is still being retried.
+_MAX_AHEAD = 1_000_000
 _MAX_PROBLEMS = 20
 _CHECKPOINT_SECONDS = 1.0
 _REPORT_SECONDS = 0.2
@@ -50,6 +53,30 @@ class Runner(Protocol):
 
     def collect(self, timeout: float | None) -> list[tuple[Work, Outcome]]:
         """Hand back works that are done; wait for one, at most `timeout` seconds, where there is none yet."""
+
+
+class _Stop:
+    """A flag that a signal handler may set, whatever the main thread is doing with it at that moment.
+
+    An Event would not do: it takes a lock that the interrupted thread may hold. `SimpleQueue.put` is reentrant.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._alarm: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._alarm.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not when it is set and not longer than until it is."""
+        if not self._is_set:
+            with suppress(Empty):
+                self._alarm.get(timeout=seconds)
 
 
 class InlineRunner:
@@ -117,18 +144,20 @@ class Replay:
         self._watcher = watcher
         self._patience = patience
         self._max_rate = max_rate
+        # A limited rate is kept from one tenth of a second to the next.
+        self._chunk = _CHUNK if max_rate is None else min(_CHUNK, max(1, int(max_rate / 10)))
         self._skip = skip
         self._left = limit
         self._form = form
         self._schemas = schemas
-        self._stop = threading.Event()
+        self._stop = _Stop()
         self._report = Report()
         self._handlers = {name: HandlerCounts() for name in router.handler_names}
         self._unreadable = 0
         self._lost_letters = 0
         self._capture: Capture | None = None
         self._watermark = Watermark()
-        self._offset = 0
+        self._has_gaps = False
         self._started = time.monotonic()
         self._down_since: float | None = None
         self._saved_at = self._started
@@ -145,20 +174,27 @@ class Replay:
             UsageError: a capture is of no known format, or not the one that the checkpoint was written for.
             WorldError: a disk, a database or a network is down; what was settled before is in the checkpoint.
         """
+        if self._checkpoint is not None:
+            # Before anything else is written: what an earlier run left is gone on with from now on.
+            self._checkpoint.save()
         try:
             for capture in captures:
                 if self._stop.is_set() or self._left == 0:
                     break
                 self._replay(capture)
         finally:
+            with suppress(WorldError):
+                self._settle()
             self._report.total = self._counts()
+            self._note_progress()
             self._save(sync=True)
         self._report.interrupted = self._stop.is_set() and not self._report.stopped
         return self._report
 
     def _replay(self, capture: Capture) -> None:
         before = self._counts()
-        settled, is_done = self._checkpoint.start(capture.name) if self._checkpoint else (0, False)
+        mark, is_done = self._checkpoint.start(capture.name) if self._checkpoint else (Watermark(), False)
+        settled = mark.settled
         # What an earlier run took in counts for --skip and --limit, too.
         skipped = min(self._skip, settled)
         self._skip -= skipped
@@ -167,7 +203,7 @@ class Replay:
         if is_done:
             self._report.notes.append(f"{capture.name}: done before, as the checkpoint says")
         else:
-            self._capture, self._watermark, self._offset = capture, Watermark(), settled
+            self._capture, self._watermark, self._has_gaps = capture, mark, bool(mark.ahead)
             self._read(capture, settled)
         self._report.files[capture.name] = self._counts().minus(before)
 
@@ -175,7 +211,7 @@ class Replay:
         elements = capture.messages(self._form, schemas=self._schemas, skip=settled)
         is_whole = True
         try:
-            self._take_in(elements)
+            self._take_in(elements, settled)
         except CaptureError as error:
             is_whole = False
             self._problem(str(error))
@@ -184,28 +220,40 @@ class Replay:
             self._report.notes.append(f"{capture.name} is empty")
         if self._checkpoint:
             is_done = is_whole and not self._stop.is_set() and self._left != 0 and not self._reactor.outstanding
-            self._checkpoint.reached(capture.name, self._offset + self._watermark.settled, is_done=is_done)
+            self._checkpoint.reached(capture.name, self._watermark, is_done=is_done)
             self._save(sync=True)
+        self._capture = None
 
-    def _take_in(self, elements: Iterator[Message | Unreadable]) -> None:
-        position = 0
-        while not self._stop.is_set():
-            size = _CHUNK if self._left is None else min(_CHUNK, self._left)
-            chunk = list(islice(elements, size))
+    def _take_in(self, elements: Iterator[Message | Unreadable], position: int) -> None:
+        broken: CaptureError | None = None
+        while broken is None and not self._stop.is_set():
+            chunk: list[Message | Unreadable] = []
+            try:
+                # Extended, not made anew: what came before a break is kept.
+                chunk.extend(islice(elements, self._chunk if self._left is None else min(self._chunk, self._left)))
+            except CaptureError as error:
+                broken = error
             if not chunk:
-                return
+                break
             if self._left is not None:
                 self._left -= len(chunk)
-            deliveries = self._deliveries(chunk, position)
+            skipped = min(self._skip, len(chunk))
+            if skipped:
+                self._pass_over(skipped, position)
+            deliveries = self._deliveries(chunk[skipped:] if skipped else chunk, position + skipped)
             position += len(chunk)
-            if self._skip:
-                deliveries = self._skipped(deliveries)
+            if self._has_gaps:
+                deliveries = [d for d in deliveries if not self._watermark.is_settled(d.ack_id)]
             self._reactor.receive_all(deliveries, time.monotonic())
             self._settle()
             self._advance()
-            while self._reactor.outstanding > _MAX_OUTSTANDING and not self._stop.is_set():
-                self._advance(wait=True)
+            while not self._stop.is_set() and (
+                self._reactor.outstanding > _MAX_OUTSTANDING or self._is_far_ahead(position)
+            ):
+                self._advance(flush=not self._reactor.running, wait=True)
             self._keep_pace()
+        if broken is not None:
+            raise broken
 
     def _deliveries(self, chunk: Sequence[Message | Unreadable], position: int) -> list[Delivery]:
         if set(map(type, chunk)) == {Message}:
@@ -214,13 +262,15 @@ class Replay:
         self._give_up_unreadable(chunk, position)
         return [Delivery(e, n) for n, e in enumerate(chunk, position) if isinstance(e, Message)]
 
-    def _skipped(self, deliveries: list[Delivery]) -> list[Delivery]:
-        skipped, rest = deliveries[: self._skip], deliveries[self._skip :]
-        self._skip -= len(skipped)
+    def _is_far_ahead(self, position: int) -> bool:
+        return self._checkpoint is not None and position - self._watermark.settled > _MAX_AHEAD
+
+    def _pass_over(self, count: int, position: int) -> None:
+        """Leave out what --skip names; it counts for nothing else."""
+        self._skip -= count
         if self._left is not None:
-            self._left += len(skipped)
-        self._watermark.settle([d.ack_id for d in skipped])
-        return rest
+            self._left += count
+        self._watermark.settle(range(position, position + count))
 
     def _finish(self) -> None:
         """Settle everything that was taken in, waiting for retries; where the replay stops, only what runs."""
@@ -240,6 +290,7 @@ class Replay:
             for work in works:
                 self._runner.submit(work)
             progressed |= self._collect(timeout=0.0)
+            self._settle()
             if not works:
                 break
         self._settle()
@@ -248,7 +299,8 @@ class Replay:
 
     def _wait(self) -> None:
         wakeup = self._reactor.next_wakeup()
-        seconds = 1.0 if wakeup is None else min(1.0, max(0.0, wakeup - time.monotonic()))
+        # Without room, what is ready has to wait for what runs.
+        seconds = 1.0 if wakeup is None or not self._runner.room else min(1.0, max(0.0, wakeup - time.monotonic()))
         if self._reactor.running:
             self._collect(timeout=seconds)
         else:
@@ -268,7 +320,7 @@ class Replay:
             sum(1 for v in outcome.verdicts if not v) if outcome.failures or outcome.pause else len(work.held)
         )
         counts.events += len(outcome.events)
-        counts.retries += sum(1 for i in outcome.failures if outcome.verdicts[i] is Verdict.NACK)
+        counts.retries += work.attempt > 1
         if outcome.events and self._events is not None:
             self._events.write(outcome.events)
         now = time.monotonic()
@@ -289,9 +341,11 @@ class Replay:
             if settlement.verdict is Verdict.DEAD_LETTER:
                 self._give_up(settlement)
         if self._router.stopped_by is not None:
-            self._end(f"{self._router.stopped_by} has no handler (--unknown-table stop)")
+            first = next((s for s in settlements if s.verdict is Verdict.NACK), None)
+            place = f"{self._place(first.delivery.ack_id)}: " if first is not None else ""
+            self._end(f"{place}{self._router.stopped_by} has no handler, and --unknown-table is stop")
         for name, failure in self._reactor.halted.items():
-            self._end(f"{name} halted at a poisoned change (on_poison=halt): {failure.error}")
+            self._end(f"{name} halted at a poisoned change (on_poison=halt): {failure.told}")
         if self._checkpoint is not None:
             # What stopped the replay is left unsettled, so that it comes again when the cause is mended.
             left = (Verdict.NACK, Verdict.DEAD_LETTER) if self._on_error == "stop" else (Verdict.NACK,)
@@ -327,7 +381,7 @@ class Replay:
 
     def _place(self, position: int) -> str:
         assert self._capture is not None, "there is no delivery without a capture"
-        return self._capture.place(self._offset + position + 1)
+        return self._capture.place(position + 1)
 
     def _problem(self, text: str) -> None:
         if len(self._report.problems) < _MAX_PROBLEMS:
@@ -344,13 +398,18 @@ class Replay:
         """Save the checkpoint and tell the watcher, now and then."""
         now = time.monotonic()
         if self._checkpoint is not None and now - self._saved_at >= _CHECKPOINT_SECONDS and self._capture is not None:
-            self._checkpoint.reached(self._capture.name, self._offset + self._watermark.settled)
+            self._note_progress()
             self._save(sync=True)
             self._saved_at = now
         if self._watcher is not None and self._capture is not None and now - self._watched_at >= _REPORT_SECONDS:
             self._watched_at = now
             problems = self._lost_letters + self._unreadable + self._router.tally.undecodable
             self._watcher.watch(self._capture, self._router.tally.messages + self._unreadable, problems)
+
+    def _note_progress(self) -> None:
+        """Put into the checkpoint how far a capture came that was not read to its end."""
+        if self._checkpoint is not None and self._capture is not None:
+            self._checkpoint.reached(self._capture.name, self._watermark)
 
     def _save(self, *, sync: bool) -> None:
         """Put everything on disk, what the checkpoint vouches for before the checkpoint."""
@@ -363,7 +422,9 @@ class Replay:
     def _keep_pace(self) -> None:
         if self._max_rate:
             due = self._started + (self._router.tally.messages + self._unreadable) / self._max_rate
-            self._stop.wait(max(0.0, due - time.monotonic()))
+            while (left := due - time.monotonic()) > 0 and not self._stop.is_set():
+                self._advance()
+                self._stop.wait(min(left, 0.1))
 
     def _counts(self) -> Counts:
         tally = self._router.tally

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
 import signal
 import sys
@@ -21,7 +23,7 @@ from sqlalchemy import Engine, MetaData
 from cdc_reactor.captures import Capture, find_captures
 from cdc_reactor.checkpoint import Checkpoint
 from cdc_reactor.columns import Placeholder
-from cdc_reactor.database import check, open_engine
+from cdc_reactor.database import check, create_tables, open_engine
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.discovery import Discovery, discover
 from cdc_reactor.errors import UsageError
@@ -82,6 +84,7 @@ def run(options: Options) -> int:
     """
     _check_choices(options)
     captures = find_captures(options.paths)
+    _check_outputs(options, captures)
     found = load_handlers(options.handlers)
     for target in found.empty:
         typer.echo(f"note: {target} has no handlers", err=True)
@@ -105,6 +108,22 @@ def _check_choices(options: Options) -> None:
         raise UsageError("--checkpoint needs files: standard input cannot be read from the same place again")
 
 
+def _check_outputs(options: Options, captures: Sequence[Capture]) -> None:
+    """Refuse to write where something is read, or two things into one file."""
+    taken = {os.path.realpath(capture.name): f"the capture {capture.name}" for capture in captures}
+    files = {
+        "--events": options.events,
+        "--checkpoint": options.checkpoint,
+        "--on-error": None if options.on_error in ("stop", "skip") else options.on_error,
+    }
+    for option, path in files.items():
+        if path is None or Path(path).is_char_device():
+            continue
+        other = taken.setdefault(os.path.realpath(path), option)
+        if other is not option:
+            raise UsageError(f"{option} {path}: this is {other}, too; name another file")
+
+
 def load_handlers(targets: Sequence[str]) -> Discovery:
     """Find the handlers; UsageError with a line for each module that fails to import."""
     found = discover([] if list(targets) == ["none"] else targets)
@@ -113,6 +132,14 @@ def load_handlers(targets: Sequence[str]) -> Discovery:
         raise UsageError(
             f"{len(found.failures)} handler module(s) cannot be imported; mend them or leave them out:\n  {lines}"
         )
+    names: dict[str, Handler[Any]] = {}
+    for handler in found.handlers:
+        namesake = names.setdefault(handler.name, handler)
+        if namesake is not handler:
+            raise UsageError(
+                f"two handlers are named {handler.name!r}: {namesake.place} and {handler.place}; a report tells them "
+                'apart by name alone. Rename one, or name it: @handles(…, name="…")'
+            )
     return found
 
 
@@ -138,7 +165,9 @@ def _assemble(options: Options, captures: list[Capture], found: Discovery, stack
     checkpoint = _checkpoint(options)
     is_resumed = checkpoint is not None and checkpoint.is_resumed
     events = EventLog(
-        Path(options.events) if options.events else None, append=is_resumed, show=options.dry_run and not options.events
+        Path(options.events) if options.events and not options.dry_run else None,
+        append=is_resumed,
+        show=options.dry_run,
     )
     stack.callback(events.close)
     dead_letters = None if options.on_error in ("stop", "skip") else DeadLetters(Path(options.on_error))
@@ -168,14 +197,20 @@ def _checkpoint(options: Options) -> Checkpoint | None:
     if options.checkpoint is None:
         return None
     # What decides which messages are applied must be the same when the replay is resumed.
-    names = ("handlers", "tables", "operations", "since", "until", "from_lsn", "to_lsn", "key", "skip", "form")
-    return Checkpoint(Path(options.checkpoint), {name: getattr(options, name) for name in names})
+    names = (
+        "handlers", "tables", "operations", "since", "until", "from_lsn", "to_lsn", "key", "skip", "form", "dry_run",
+        "unknown_table", "max_bytes", "placeholder", "unwrapped_prefix",
+    )  # fmt: skip
+    conditions = {name: getattr(options, name) for name in names}
+    # A digest, because the address may hold a password.
+    conditions["database_url"] = hashlib.sha256((options.database_url or "").encode()).hexdigest()[:16]
+    return Checkpoint(Path(options.checkpoint), conditions)
 
 
 def _runner(options: Options, found: Discovery, store: SchemaStore, stack: ExitStack) -> Runner:
     if not found.handlers:
         return InlineRunner(Executor(None).run)
-    url = options.database_url or _DEFAULT_DATABASE
+    url = _DEFAULT_DATABASE if options.database_url is None else options.database_url
     engine = open_engine(url)
     stack.callback(engine.dispose)
     _prepare(engine, options, found.handlers)
@@ -192,7 +227,7 @@ def _runner(options: Options, found: Discovery, store: SchemaStore, stack: ExitS
         max_bytes=options.max_bytes,
     )
     pool = PoolRunner(setup, options.workers, store)
-    stack.callback(pool.close)
+    stack.push(lambda kind, *_: pool.close(at_once=kind is not None and issubclass(kind, KeyboardInterrupt)))
     return pool
 
 
@@ -203,7 +238,7 @@ def _prepare(engine: Engine, options: Options, handlers: Sequence[Handler[Any]])
     if options.database_url is not None or tables:
         check(engine)
     for metadata in tables:
-        metadata.create_all(engine)
+        create_tables(engine, metadata)
 
 
 def _metadata(handlers: Sequence[Handler[Any]]) -> list[MetaData]:
@@ -248,8 +283,14 @@ def _print(report: Report, form: str) -> None:
         typer.echo("cdc-reactor: interrupted; what ran was finished", err=True)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the command what it means that nobody reads any more."""
+        raise BrokenPipeError
+
+
 def _print_tables(total: Counts) -> None:
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = _Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     changes = Table(
         "table", *(_numeric(op) for op in _OPS), _numeric("snapshot"), _numeric("unhandled"), title="Changes"
     )

@@ -112,4 +112,6 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as one JSON object."""
-        return {"files": {name: counts.to_json() for name, counts in self.files.items()}, **self.total.to_json()}
+        # A path whose bytes are no UTF-8 is made printable.
+        files = {name.encode(errors="backslashreplace").decode(): counts for name, counts in self.files.items()}
+        return {"files": {name: counts.to_json() for name, counts in files.items()}, **self.total.to_json()}

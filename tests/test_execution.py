@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from cdc_reactor.errors import DecodeError, HandlerTimeout, ImageUnavailable, Wo
 from cdc_reactor.events import Publication
 from cdc_reactor.execution import WORLD_PAUSE, Executor
 from cdc_reactor.messages import Delivery, Message, Verdict
-from cdc_reactor.reactor import Failure, Held, Outcome, Reactor, Route, Work
+from cdc_reactor.reactor import Held, Outcome, Reactor, Route, Work
 
 ACK, NACK, DEAD_LETTER = Verdict.ACK, Verdict.NACK, Verdict.DEAD_LETTER
 
@@ -429,7 +430,7 @@ class TestTheWorld:
 
         outcome = executor.run(work(unlucky, 1))
 
-        assert str(outcome.failures[0].error) == "UniqueViolation: duplicate key"
+        assert re.fullmatch(r"IntegrityError at test_execution\.py:\d+: duplicate key", outcome.failures[0].told)
 
     def test_what_is_told_of_an_invalid_model_holds_no_row_data(self, executor):
         @handles(User)
@@ -438,8 +439,18 @@ class TestTheWorld:
 
         outcome = executor.run(work(unlucky, 1))
 
-        assert "ada@forum.example" not in str(outcome.failures[0].error)
-        assert "User is not valid: id: " in str(outcome.failures[0].error)
+        assert "ada@forum.example" not in outcome.failures[0].told
+        assert "User is not valid: id: " in outcome.failures[0].told
+
+    @pytest.mark.parametrize("mistake", [lambda value: {}[value], int, [].index])
+    def test_what_python_itself_says_of_a_value_is_not_told_but_where_it_was(self, executor, mistake):
+        @handles(User)
+        def unlucky(batch: Batch[User], ctx: Context) -> None:
+            mistake("ada@forum.example")
+
+        told = executor.run(work(unlucky, 1)).failures[0].told
+
+        assert re.fullmatch(r"\w+Error at test_execution\.py:\d+", told)
 
     def test_a_locked_sqlite_file_is_no_fault_of_the_data(self, executor, tmp_path):
         error = database_error(sqlite_locked(str(tmp_path / "a.db")))
@@ -685,5 +696,5 @@ def test_an_outcome_is_what_the_reactor_takes_back(engine, executor):
 def test_errors_stay_what_they_were(executor):
     error = Poison("why")
 
-    assert executor.run(work(raiser("def", error), 1)).failures == {0: Failure(error)}
+    assert executor.run(work(raiser("def", error), 1)).failures[0].error is error
     assert issubclass(HandlerTimeout, Exception)

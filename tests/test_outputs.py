@@ -38,12 +38,24 @@ def test_an_event_log_goes_on_after_the_last_whole_line(tmp_path, torn):
 
 def test_an_event_log_that_is_not_resumed_begins_anew(tmp_path):
     path = tmp_path / "events.ndjson"
-    path.write_text("old\n")
+    path.write_text('{"topic":"old"}\n')
 
     log = EventLog(path)
     log.close()
 
     assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("content", ["notes of somebody, without an end", "{}\n"])
+def test_a_file_of_somebody_else_is_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+
+    with pytest.raises(UsageError, match="none of ours"):
+        DeadLetters(path)
+    with pytest.raises(UsageError, match="none of ours"):
+        EventLog(path)
+    assert path.read_text() == content
 
 
 def test_dead_letters_are_added_and_come_back_byte_for_byte(tmp_path):

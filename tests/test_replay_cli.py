@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -246,7 +247,7 @@ def test_a_poisoned_change_costs_itself_only_and_can_be_replayed_from_the_dead_l
     again = run("replay", "dead.ndjson", "--handlers", "team_handlers", "--report", "json", cwd=tmp_path)
 
     assert (first.status, first.report["dead_letters"], again.status) == (1, 1, 0)
-    assert "a.ndjson:4: note: cannot stand this one" in first.err
+    assert "a.ndjson:4: note: RuntimeError at users.py:25: cannot stand this one" in first.err
     assert sorted(user for _, user in seen_users(tmp_path)) == list(range(10))
     assert again.report["changes"] == {"public.users": {"create": 1, "update": 0, "delete": 0, "truncate": 0}}
 
@@ -424,6 +425,118 @@ def test_a_wrong_option_is_named(tmp_path, options, told):
     assert result.status == 2
 
 
+def test_what_was_read_before_a_capture_breaks_off_is_applied(tmp_path):
+    write_handlers(tmp_path)
+    lines = "".join(json.dumps(user_change(n)) + "\n" for n in range(3000)).encode()
+    (tmp_path / "a.ndjson.gz").write_bytes(gzip.compress(lines)[:-2000])
+
+    result = run("replay", "a.ndjson.gz", "--handlers", "team_handlers", "--report", "json", cwd=tmp_path)
+
+    told = int(re.findall(r"after ([0-9,]+) lines", result.err)[0].replace(",", ""))
+    assert told > 0
+    assert (result.report["messages"], len(seen_users(tmp_path))) == (told, told)
+
+
+def test_on_error_stop_leaves_the_rest_of_a_capture_alone(tmp_path):
+    write_handlers(tmp_path, size=1)
+    changes = [user_change(n, handle="POISON" if n in (2, 3) else "ada") for n in range(2000)]
+    write_capture(tmp_path / "a.ndjson", changes)
+
+    result = run("replay", "a.ndjson", "--handlers", "team_handlers", "--on-error", "stop", cwd=tmp_path)
+
+    # Others go on while the poison waits to be tried again; when it is given up, all stops.
+    assert result.status == 1
+    assert "stopped: " in result.err
+    assert len(seen_users(tmp_path)) < 2000
+
+
+def test_a_dry_run_does_not_count_as_done(tmp_path):
+    write_handlers(tmp_path)
+    write_capture(tmp_path / "a.ndjson", [user_change(1)])
+    arguments = ["replay", "a.ndjson", "--handlers", "team_handlers", "--checkpoint", "c.json"]
+
+    dry = run(*arguments, "--dry-run", cwd=tmp_path)
+    real = run(*arguments, cwd=tmp_path)
+
+    assert (dry.status, real.status) == (0, 2)
+    assert "another dry_run" in real.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--events", "a.ndjson"],
+        ["--on-error", "./a.ndjson"],
+        ["--checkpoint", "a.ndjson"],
+        ["--events", "o", "--on-error", "o"],
+        ["--events", "o", "--checkpoint", "o"],
+    ],
+)
+def test_nothing_is_written_where_something_is_read_or_written_already(tmp_path, options):
+    capture = write_capture(tmp_path / "a.ndjson", [user_change(1)])
+    before = capture.read_bytes()
+
+    result = run("replay", "a.ndjson", "--handlers", "none", *options, cwd=tmp_path)
+
+    no_traceback(result)
+    assert (result.status, capture.read_bytes()) == (2, before)
+    assert "name another file" in result.err
+
+
+def test_a_limited_rate_is_kept_from_the_start(tmp_path):
+    capture = write_capture(tmp_path / "a.ndjson", [user_change(n) for n in range(10)])
+
+    report = run(
+        "replay", str(capture), "--handlers", "none", "--max-rate", "20", "--report", "json", cwd=tmp_path
+    ).report
+
+    assert report["messages"] == 10
+    assert 0.4 <= report["seconds"] < 5
+
+
+def test_a_reader_that_leaves_early_is_no_failure(tmp_path):
+    capture = write_capture(tmp_path / "a.ndjson", [user_change(n) for n in range(10)])
+
+    command = f"{sys.executable} -m cdc_reactor.cli replay {capture} --handlers none | head -c 1 > /dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_mistake_in_publishing_costs_its_own_change(tmp_path):
+    write_handlers(tmp_path, size=4)
+    package = tmp_path / "team_handlers" / "users.py"
+    package.write_text(
+        package.read_text().replace(
+            'ctx.publish(UserSeen(user_id=change.key["id"]))',
+            'ctx.publish(UserSeen(user_id=change.key["id"]), key=b"x" if change.key["id"] == 2 else "x")',
+        )
+    )
+    write_capture(tmp_path / "a.ndjson", [user_change(n) for n in range(4)])
+
+    result = run("replay", "a.ndjson", "--handlers", "team_handlers", "--events", "e", "--report", "json", cwd=tmp_path)
+
+    no_traceback(result)
+    assert (result.status, result.report["dead_letters"]) == (1, 1)
+    assert sorted(user for _, user in seen_users(tmp_path)) == [0, 1, 3]
+    assert len((tmp_path / "e").read_text().splitlines()) == 3
+
+
+def test_worker_processes_end_with_their_parent(tmp_path):
+    write_handlers(tmp_path)
+    capture = write_capture(tmp_path / "a.ndjson", [user_change(n) for n in range(3000)])
+
+    process = start(
+        "replay", str(capture), "--handlers", "team_handlers", "--workers", "2", "--events", "e", "--max-rate", "300",
+        cwd=tmp_path,
+    )  # fmt: skip
+    wait_for_line(tmp_path / "e", process)
+    process.kill()
+
+    # Both ends of the pipes are closed only when the last of them is gone.
+    process.communicate(timeout=30)
+
+
 def test_unknown_tables_can_stop_a_replay(tmp_path):
     write_handlers(tmp_path)
     other = user_change(1)
@@ -433,7 +546,7 @@ def test_unknown_tables_can_stop_a_replay(tmp_path):
     result = run("replay", "a.ndjson", "--handlers", "team_handlers", "--unknown-table", "stop", cwd=tmp_path)
 
     assert result.status == 1
-    assert "public.posts has no handler" in result.err
+    assert "a.ndjson:2: public.posts has no handler" in result.err
 
 
 def test_a_worker_process_that_dies_is_status_3_and_loses_nothing(tmp_path):
