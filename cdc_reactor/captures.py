@@ -13,7 +13,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,16 @@ class Capture:
             except UsageError as error:
                 raise UsageError(f"{self.name}: {error}") from error
         self.is_empty = reading.count == len(reading.blank_lines)
+
+    def check(self) -> None:
+        """Look at how a local file begins; UsageError where it is no capture or may not be read."""
+        if not isinstance(self._origin, LocalFile) or self.size_bytes is None:
+            return  # what is read here could not be read again
+        with closing(self._origin.open()) as source, suppress(CaptureError):
+            try:
+                self._recognise(Unpacked(source, self.name))
+            except UsageError as error:
+                raise UsageError(f"{self.name}: {error}") from error
 
     def _recognise(self, unpacked: Unpacked) -> str | None:
         """Return the format's name; None for nothing but white space, which is a capture of no messages."""

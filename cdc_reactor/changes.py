@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from difflib import get_close_matches
 from functools import lru_cache
 from itertools import islice
 from types import UnionType
@@ -250,7 +251,7 @@ class RowReader(Generic[R]):
             values = {c: v for c, v in values.items() if c in self.model.key_columns}
         if schema is not None:
             self._convert(values, schema)
-        return self._validate(values, frozenset(unsent))
+        return self._validate(values, frozenset(unsent), wire)
 
     def _divide(self, wire: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Pick the columns that the Row names, those that were not sent apart."""
@@ -302,12 +303,12 @@ class RowReader(Generic[R]):
                     reason = _without_values(str(error), value)
                     raise DecodeError(f"{self.model.table_id}: column {column}: {reason}") from None
 
-    def _validate(self, values: dict[str, Any], unsent: frozenset[str]) -> R:
+    def _validate(self, values: dict[str, Any], unsent: frozenset[str], wire: Mapping[str, Any]) -> R:
         model = _without(self.model, frozenset(self.columns[c] for c in unsent)) if unsent else self.model
         try:
             row = model.__pydantic_validator__.validate_python(values)
         except ValidationError as error:
-            raise DecodeError(_explain(self.model, error)) from None
+            raise DecodeError(_explain(self.model, error, wire)) from None
         if unsent:
             for column in unsent:
                 row.__dict__.pop(self.columns[column], None)
@@ -333,12 +334,17 @@ def _without(model: type[Row], fields: frozenset[str]) -> type[Row]:
     return create_model(model.__name__, __base__=model, **absent)
 
 
-def _explain(model: type[Row], error: ValidationError) -> str:
+def _explain(model: type[Row], error: ValidationError, wire: Mapping[str, Any]) -> str:
     """Say in one line which columns cannot be read and why, without their values."""
     found = []
     for problem in error.errors(include_url=False, include_context=False):
         column = ".".join(str(part) for part in problem["loc"][:1]) or "row"
-        reason = f"{column}: {_without_values(problem['msg'].removeprefix('Value error, '), problem['input'])}"
+        if problem["type"] == "missing" and len(problem["loc"]) == 1:
+            near = get_close_matches(column, wire, n=1)
+            cure = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(wire)}" if wire else ""
+            reason = f"{column}: the row has no such column{cure}"
+        else:
+            reason = f"{column}: {_without_values(problem['msg'].removeprefix('Value error, '), problem['input'])}"
         if reason not in found:
             found.append(reason)
     return f"{model.table_id} does not fit {model.__name__}: {'; '.join(found[:4])}"

@@ -42,7 +42,10 @@ def build_filter(
     if operations:
         parts.append(_by_operation(operations))
     if since is not None or until is not None:
-        parts.append(_by_time(_milliseconds("--since", since), _milliseconds("--until", until)))
+        start, end = _milliseconds("--since", since), _milliseconds("--until", until)
+        if start is not None and end is not None and start > end:
+            raise UsageError(f"--since {since} is later than --until {until}")
+        parts.append(_by_time(start, end))
     if from_lsn is not None or to_lsn is not None:
         parts.append(_by_lsn(_position("--from-lsn", from_lsn), _position("--to-lsn", to_lsn)))
     if key is not None:
@@ -54,8 +57,9 @@ def build_filter(
 
 def _by_table(patterns: Sequence[str]) -> Filter:
     def accept(envelope: Envelope, _: Message) -> bool:
-        table = str(envelope.source.table_id)
-        return any(fnmatchcase(table, pattern) for pattern in patterns)
+        table_id = envelope.source.table_id
+        # A pattern without a dot means the table whatever its schema.
+        return any(fnmatchcase(str(table_id) if "." in p else table_id.table, p) for p in patterns)
 
     return accept
 
@@ -115,6 +119,8 @@ def _by_key(text: str) -> Filter:
     try:
         wanted = json.loads(text)
     except ValueError:
+        if text.startswith("{"):
+            raise UsageError(f"--key {text}: this is no JSON object") from None
         wanted = text
     if isinstance(wanted, list | None):
         raise UsageError(f'--key {text}: write one value (42) or the key columns as an object ({{"id": 42}})')

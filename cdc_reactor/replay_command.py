@@ -85,6 +85,10 @@ def run(options: Options) -> int:
     _check_choices(options)
     captures = find_captures(options.paths)
     _check_outputs(options, captures)
+    if options.form is None:
+        for capture in captures:
+            # All of them before the first is applied: half a replay helps nobody.
+            capture.check()
     found = load_handlers(options.handlers)
     for target in found.empty:
         typer.echo(f"note: {target} has no handlers", err=True)
@@ -268,6 +272,8 @@ def _interruptible(replay: Replay) -> Iterator[None]:
 def _print(report: Report, form: str) -> None:
     for note in report.notes:
         typer.echo(f"note: {note}", err=True)
+    if report.total.messages and report.total.dropped.get("filtered") == report.total.messages:
+        typer.echo("note: the filters let nothing through", err=True)
     for problem in report.problems:
         typer.echo(f"problem: {problem}", err=True)
     failed = report.total.undecodable + report.total.dead_letters

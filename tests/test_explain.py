@@ -356,7 +356,7 @@ def test_a_column_that_the_row_needs_and_the_message_lacks_is_named():
     told = explain_value(change({"id": 1}))
 
     assert [(cell.column, cell.wire, cell.problem) for cell in told.images[0].cells] == [
-        ("id", 1, None), ("handle", "(not in the message)", "Field required")
+        ("id", 1, None), ("handle", "(not in the message)", "the row has no such column")
     ]  # fmt: skip
 
 

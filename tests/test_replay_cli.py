@@ -305,7 +305,7 @@ def test_a_row_with_a_misspelt_column_dead_letters_its_changes_and_names_the_col
 
     no_traceback(result)
     assert (result.status, result.report["dead_letters"]) == (1, 3)
-    assert "handel" in result.err
+    assert "handel: the row has no such column; did you mean handle?" in result.err
     assert "ada" not in result.err
 
 
@@ -328,6 +328,29 @@ def test_a_bad_file_ends_in_one_clear_message(tmp_path, name, content, status, t
     no_traceback(result)
     assert told in result.err
     assert result.status == status
+
+
+def test_a_foreign_file_in_a_folder_is_told_before_anything_is_applied(tmp_path):
+    write_handlers(tmp_path)
+    (tmp_path / "mix").mkdir()
+    write_capture(tmp_path / "mix" / "a.ndjson", [user_change(1)])
+    (tmp_path / "mix" / "b.txt").write_text("hello\n")
+
+    result = run("replay", "mix", "--handlers", "team_handlers", "--events", "e", cwd=tmp_path)
+
+    no_traceback(result)
+    assert (result.status, (tmp_path / "e").exists()) == (2, False)
+    assert "b.txt" in result.err
+
+
+def test_filters_that_match_nothing_say_so(tmp_path):
+    capture = write_capture(tmp_path / "a.ndjson", [user_change(1)])
+
+    nothing = run("replay", str(capture), "--handlers", "none", "--table", "public.user", cwd=tmp_path)
+    by_bare_name = run("replay", str(capture), "--handlers", "none", "--table", "users", cwd=tmp_path)
+
+    assert (nothing.status, nothing.err) == (0, "note: the filters let nothing through\n")
+    assert (by_bare_name.status, by_bare_name.err) == (0, "")
 
 
 def test_a_folder_without_captures_is_named(tmp_path):
