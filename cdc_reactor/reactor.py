@@ -13,111 +13,30 @@ What it promises:
 4. a poisoned change delays its own lane only (and a truncate of its table, which waits for all lanes and holds
    them all).
 
-How: each handler of each table has a `_Queue`. What arrives is appended to `pending`, whatever its lane. The lanes of
-a batch that is out are busy; a change whose lane is busy is set aside to wait behind it, and comes back, before all
-that arrived later, when the lane is free again. Lanes are looked at only when something else is to be handed out
-meanwhile, or when something failed. So the common case costs one append and a share of one slice.
+How: each handler of each table has a `lanes.Queue`. What arrives is appended to `pending`, whatever its lane. The
+lanes of a batch that is out are busy; a change whose lane is busy is set aside to wait behind it, and comes back,
+before all that arrived later, when the lane is free again. Lanes are looked at only when something else is to be
+handed out meanwhile, or when something failed. So the common case costs one append and a share of one slice.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Any, Final, Protocol, final
+from typing import Any
 
 import msgspec
 
 from cdc_reactor.events import Publication
-from cdc_reactor.handlers import OnPoison
+from cdc_reactor.lanes import EVERY_LANE, Consumer, Failure, Held, Queue, Route, key_of
 from cdc_reactor.messages import Delivery, Settlement, Verdict
+from cdc_reactor.redelivery import Awaited
 
-#: The lane of a change that concerns every row of its table: it waits for all others and all others wait for it.
-EVERY_LANE: Final = object()
+__all__ = ["EVERY_LANE", "Backoff", "Consumer", "Failure", "Held", "Outcome", "Reactor", "Route", "Work", "key_of"]
 
 _ACK = Verdict.ACK
-
-
-class Consumer(Protocol):
-    """What the reactor needs to know of a handler; read-only."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in settlements and reports."""
-
-    @property
-    def max_size(self) -> int:
-        """How many changes at most make a batch."""
-
-    @property
-    def max_wait(self) -> float:
-        """How long, in seconds, the oldest change waits at most for its batch to fill."""
-
-    @property
-    def max_attempts(self) -> int:
-        """After how many failures a change is poison."""
-
-    @property
-    def on_poison(self) -> OnPoison:
-        """What becomes of poison."""
-
-
-@final
-class Held(msgspec.Struct, eq=False, gc=False):
-    """A delivery that the reactor holds: what it means, where it goes, and its lane (looked up when first needed)."""
-
-    delivery: Delivery
-    subject: Any
-    route: Route
-    known_lane: Hashable = None
-    since: float = 0.0
-    remaining: int = 1
-    worst: Settlement | None = None
-
-    @property
-    def lane(self) -> Hashable:
-        """What must stay in order with it."""
-        lane = self.known_lane
-        if lane is None:
-            lane = self.known_lane = self.delivery.message.ordering_key or self.route.lane_of(self.subject)
-        return lane
-
-
-class Route:
-    """The consumers that want a delivery; one object for all deliveries that go the same way.
-
-    `stream` tells apart what must not share a batch: one connector's one table, one subscription. `lane_of` names the
-    lane of what has no ordering key; it raises nothing.
-    """
-
-    __slots__ = ("consumers", "lane_of", "only", "queues", "stream")
-
-    def __init__(
-        self, stream: Hashable, consumers: Sequence[Consumer], lane_of: Callable[[Any], Hashable] = lambda _: ""
-    ) -> None:
-        self.stream = stream
-        self.consumers = tuple(consumers)
-        self.lane_of = lane_of
-        self.queues: tuple[_Queue, ...] = ()
-        self.only: _Queue | None = None
-
-
-class Failure(msgspec.Struct, frozen=True):
-    """Why a change was not applied.
-
-    `delay` is the wait in seconds that the handler asked for, if it did. `reason` is what is told of the error,
-    where its own text will not do: it may hold row data.
-    """
-
-    error: BaseException
-    delay: float | None = None
-    reason: str = ""
-
-    @property
-    def told(self) -> str:
-        """What people are told of it."""
-        return self.reason or str(self.error)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -175,223 +94,6 @@ class Backoff(msgspec.Struct, frozen=True):
         return min(self.limit, self.first * 2.0 ** min(attempt - 1, 60)) * (0.5 + self.random() / 2)
 
 
-class _Queue:
-    """What waits for one consumer of one stream."""
-
-    __slots__ = (
-        "attempts",
-        "barriers",
-        "busy",
-        "consumer",
-        "front",
-        "halted",
-        "out",
-        "parked",
-        "paused_until",
-        "pending",
-        "stalled",
-        "stream",
-    )
-
-    def __init__(self, stream: Hashable, consumer: Consumer) -> None:
-        self.stream = stream
-        self.consumer = consumer
-        #: Arrived and not yet looked at, oldest first.
-        self.pending: list[Held] = []
-        #: Lanes that are free again (oldest first), each with what waited in it; before all of `pending`.
-        self.front: deque[deque[Held]] = deque()
-        #: Lanes in a work or in a retry, each with what waits behind it.
-        self.busy: dict[Hashable, deque[Held] | None] = {}
-        #: The one batch that is out and whose lanes are not marked busy yet.
-        self.out: list[Held] | None = None
-        #: Failed attempts of changes that are still to succeed.
-        self.attempts: dict[Hashable, int] = {}
-        self.parked: set[Hashable] = set()
-        self.barriers = 0
-        self.stalled = False
-        self.paused_until = -inf
-        self.halted: Failure | None = None
-
-    def ready_at(self) -> float:
-        """When a batch can be had: `-inf` for at once, `inf` for not before something else happens."""
-        if self.stalled or self.halted is not None or not (self.pending or self.front):
-            return inf
-        if self.front or len(self.pending) >= self.consumer.max_size:
-            return self.paused_until
-        return max(self.paused_until, self.pending[0].since + self.consumer.max_wait)
-
-    def take(self) -> list[Held]:
-        """Take the next batch and make its lanes busy; empty where everything waits for something in flight."""
-        size = self.consumer.max_size
-        self.mark()
-        if not (self.busy or self.front or self.barriers):
-            batch = self.out = self.pending[:size]
-            del self.pending[:size]
-            return batch
-        batch, rests = self._take_around(size)
-        self.stalled = not batch and bool(self.pending or self.front)
-        self.busy.update(dict.fromkeys([h.lane for h in batch]))
-        if rests:
-            self.busy.update(rests)
-        return batch
-
-    def mark(self) -> None:
-        """Mark the lanes of the batch that is out, because from now on they matter."""
-        if self.out is not None:
-            self.busy.update(dict.fromkeys([h.lane for h in self.out]))
-            self.out = None
-
-    def _take_around(self, size: int) -> tuple[list[Held], dict[Hashable, deque[Held]] | None]:
-        batch: list[Held] = []
-        if EVERY_LANE in self.busy:
-            return batch, None
-        rests: dict[Hashable, deque[Held]] = {}
-        while self.front and len(batch) < size:
-            chunk = self.front[0]
-            is_alone = chunk[0].lane is EVERY_LANE or key_of(chunk[0]) in self.attempts
-            if is_alone and batch:
-                return batch, rests
-            self.front.popleft()
-            room = 1 if is_alone else size - len(batch)
-            while chunk and room:
-                batch.append(chunk.popleft())
-                room -= 1
-            if chunk:
-                rests[batch[-1].lane] = chunk
-            if is_alone:
-                return batch, rests
-        if not self.front:
-            self._take_pending(batch, size)
-        return batch, rests
-
-    def _take_pending(self, batch: list[Held], size: int) -> None:
-        looked_at = 0
-        busy = self.busy
-        for held in self.pending:
-            lane = held.lane
-            if len(batch) >= size:
-                break
-            if lane is EVERY_LANE:
-                if not batch and not busy:
-                    batch.append(held)
-                    self.barriers -= 1
-                    looked_at += 1
-                break
-            looked_at += 1
-            if lane in busy:
-                waiting = busy[lane]
-                if waiting is None:
-                    busy[lane] = deque((held,))
-                else:
-                    waiting.append(held)
-            else:
-                batch.append(held)
-        del self.pending[:looked_at]
-
-    def release(self, batch: list[Held]) -> None:
-        """Free the lanes of a batch that was applied whole."""
-        self.stalled = False
-        if batch is self.out:
-            self.out = None
-            return
-        pop, front = self.busy.pop, self.front
-        for held in batch:
-            waiting = pop(held.lane, None)
-            if waiting:
-                front.append(waiting)
-
-    def give_up_lane(self, lane: Hashable) -> list[Held]:
-        """Take out of `pending` what belongs to a lane that will not be handled any more."""
-        gone = [h for h in self.pending if h.lane == lane]
-        if gone:
-            self.pending = [h for h in self.pending if h.lane != lane]
-            self.barriers -= len(gone) if lane is EVERY_LANE else 0
-        return gone
-
-    def clear(self, in_flight: set[Hashable]) -> list[Held]:
-        """Take out everything that is not in flight, each lane in order."""
-        held = [h for chunk in self.front for h in chunk]
-        for lane, waiting in list(self.busy.items()):
-            held.extend(waiting or ())
-            if lane in in_flight:
-                self.busy[lane] = None
-            else:
-                del self.busy[lane]
-        held.extend(self.pending)
-        self.front.clear()
-        self.pending.clear()
-        self.barriers = 0
-        return held
-
-
-def key_of(held: Held) -> Hashable:
-    """Tell a change again when it comes back: by its message id, or by itself where messages have none."""
-    return held.delivery.message.message_id or held
-
-
-class _Awaited:
-    """The order of a lane of which something went back to the broker, and how long we wait for what.
-
-    A lane goes back whole, whichever handler failed: else a handler could see what it still holds after what came
-    again. A message under way meanwhile is refused, and awaited behind the others.
-    """
-
-    __slots__ = ("_away", "_order", "_places", "is_empty", "until")
-
-    def __init__(self) -> None:
-        #: When nothing can be awaited any more, unless something more goes back.
-        self.until = -inf
-        #: Whether nothing of the lane may be here but what is in flight.
-        self.is_empty = True
-        #: The place in the lane of every message that was here when the first went back, or came since.
-        self._places: dict[str, int] = {}
-        #: What went back and is not here again, each until when; and the same by place, with some no longer awaited.
-        self._away: dict[str, float] = {}
-        self._order: list[tuple[int, str]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._away)
-
-    def first(self, now: float) -> str:
-        """Tell what must come back before all others; empty where nothing must."""
-        while self._order:
-            message_id = self._order[0][1]
-            if self._away.get(message_id, -inf) > now:
-                return message_id
-            heappop(self._order)
-            self._away.pop(message_id, None)
-        return ""
-
-    def send_away(self, message_id: str, until: float) -> None:
-        """Await a message; one that was not seen before stands behind all others."""
-        if message_id not in self._away:
-            heappush(self._order, (self._places.setdefault(message_id, len(self._places)), message_id))
-        self._away[message_id] = self.until = until
-
-    def forget(self, message_id: str) -> None:
-        """Await a message no more."""
-        self._away.pop(message_id, None)
-
-    def admits(self, message_id: str, now: float) -> bool:
-        """Tell whether a message may come in now: the first, or what stood in front of it and is sent once more."""
-        first = self.first(now)
-        return not first or self._places.get(message_id, inf) <= self._places[first]
-
-    def know(self, lists: Iterable[Sequence[Held]]) -> None:
-        """Learn a lane's order from what each handler holds of it: not each wants, or still has, everything."""
-        known: dict[str, float] = {}
-        for held_by_one in sorted(lists, key=len, reverse=True):
-            rest, known = OrderedDict(known), {}
-            for held in held_by_one:
-                message_id = held.delivery.message.message_id
-                while message_id in rest:
-                    known.update((rest.popitem(last=False),))
-                known[message_id] = min(held.since, known.get(message_id, inf))
-            known |= rest
-        # Sorting keeps the order of what came at one time.
-        self._places = {message_id: place for place, message_id in enumerate(sorted(known, key=known.__getitem__))}
-
-
 class Reactor:
     """Hands out work and settles deliveries.
 
@@ -414,11 +116,11 @@ class Reactor:
         self._backoff = backoff or Backoff()
         self._hold_limit = hold_limit
         self._redelivery_timeout = redelivery_timeout
-        self._queues: dict[tuple[Hashable, int], _Queue] = {}
+        self._queues: dict[tuple[Hashable, int], Queue] = {}
         self._settled: list[Settlement] = []
-        self._retries: list[tuple[float, int, _Queue, Hashable]] = []
+        self._retries: list[tuple[float, int, Queue, Hashable]] = []
         # The one to be given up first stands first.
-        self._awaited: OrderedDict[tuple[Hashable, Hashable], _Awaited] = OrderedDict()
+        self._awaited: OrderedDict[tuple[Hashable, Hashable], Awaited] = OrderedDict()
         self._running: set[Work] = set()
         self._sequence = 0
         self._turn = 0
@@ -487,13 +189,13 @@ class Reactor:
         del self._awaited[key]
         self._is_careful = self._draining or bool(self._awaited)
 
-    def _open(self, route: Route) -> tuple[_Queue, ...]:
+    def _open(self, route: Route) -> tuple[Queue, ...]:
         queues = []
         for consumer in route.consumers:
             key = (route.stream, id(consumer))
             queue = self._queues.get(key)
             if queue is None:
-                queue = self._queues[key] = _Queue(route.stream, consumer)
+                queue = self._queues[key] = Queue(route.stream, consumer)
             queues.append(queue)
         route.queues = tuple(queues)
         route.only = queues[0] if len(queues) == 1 else None
@@ -520,7 +222,7 @@ class Reactor:
         return works
 
     @staticmethod
-    def _is_ready(queue: _Queue, now: float, *, flush: bool) -> bool:
+    def _is_ready(queue: Queue, now: float, *, flush: bool) -> bool:
         at = queue.ready_at()
         return at <= now or (flush and at < inf and queue.paused_until <= now)
 
@@ -548,7 +250,7 @@ class Reactor:
         if len(outcome.verdicts) != len(work.held):
             raise ValueError(f"{len(outcome.verdicts)} verdicts for {len(work.held)} changes")
         self._running.discard(work)
-        queue: _Queue = work.queue
+        queue: Queue = work.queue
         if outcome.pause is not None:
             queue.paused_until = now + outcome.pause
         if any(outcome.verdicts):
@@ -568,7 +270,7 @@ class Reactor:
                 queue.attempts.pop(key_of(held), None)
 
     def _complete_unevenly(self, work: Work, outcome: Outcome, now: float) -> None:
-        queue: _Queue = work.queue
+        queue: Queue = work.queue
         queue.mark()
         back: dict[Hashable, deque[Held]] = {held.lane: deque() for held in work.held}
         retry_at: dict[Hashable, float] = {}
@@ -587,7 +289,7 @@ class Reactor:
             self._return_lane(queue, lane, chunk, retry_at.get(lane), now)
         queue.stalled = False
 
-    def _judge(self, queue: _Queue, held: Held, verdict: Verdict, failure: Failure) -> float | None:
+    def _judge(self, queue: Queue, held: Held, verdict: Verdict, failure: Failure) -> float | None:
         """Decide on a change that failed: the seconds until it is tried again, or None where it is settled."""
         key = key_of(held)
         attempts = queue.attempts.get(key, 0) + 1
@@ -610,7 +312,7 @@ class Reactor:
         return None
 
     def _return_lane(
-        self, queue: _Queue, lane: Hashable, chunk: deque[Held], retry_at: float | None, now: float
+        self, queue: Queue, lane: Hashable, chunk: deque[Held], retry_at: float | None, now: float
     ) -> None:
         """Put what was not applied back in front of what waits behind it."""
         chunk.extend(queue.busy.pop(lane, None) or ())
@@ -633,17 +335,17 @@ class Reactor:
             self._sequence += 1
             heappush(self._retries, (retry_at, self._sequence, queue, lane))
 
-    def _is_going_back(self, queue: _Queue, lane: Hashable) -> bool:
+    def _is_going_back(self, queue: Queue, lane: Hashable) -> bool:
         awaited = self._awaited.get((queue.stream, lane)) if self._awaited else None
         return awaited is not None and awaited.is_empty
 
-    def _may_go_back(self, queue: _Queue, lane: Hashable) -> bool:
+    def _may_go_back(self, queue: Queue, lane: Hashable) -> bool:
         return lane is not EVERY_LANE and not any(other.barriers for other in self._queues_of(queue.stream))
 
-    def _queues_of(self, stream: Hashable) -> list[_Queue]:
+    def _queues_of(self, stream: Hashable) -> list[Queue]:
         return [queue for queue in self._queues.values() if queue.stream == stream]
 
-    def _give_back_lane(self, queue: _Queue, lane: Hashable, chunk: deque[Held], reason: str, now: float) -> None:
+    def _give_back_lane(self, queue: Queue, lane: Hashable, chunk: deque[Held], reason: str, now: float) -> None:
         """Send back to the broker what all handlers hold of a lane, but for what is in flight, and await it."""
         chunk.extend(queue.give_up_lane(lane))
         parts, known = [(queue, chunk)], [chunk]
@@ -657,7 +359,7 @@ class Reactor:
         for holder, part in parts:
             self._give_back(holder, part, reason)
 
-    def _take_out(self, queue: _Queue, lane: Hashable, *, is_in_flight: bool) -> deque[Held]:
+    def _take_out(self, queue: Queue, lane: Hashable, *, is_in_flight: bool) -> deque[Held]:
         part = deque(queue.busy.get(lane) or ())
         if is_in_flight:
             queue.busy[lane] = None
@@ -684,7 +386,7 @@ class Reactor:
             # Messages without ids cannot be told from others when they come again.
             if not all(gone):
                 return
-            awaited = _Awaited()
+            awaited = Awaited()
             awaited.know(known)
         for message_id in filter(None, gone):
             awaited.send_away(message_id, now + self._redelivery_timeout)
@@ -692,7 +394,7 @@ class Reactor:
         self._awaited[key] = awaited
         self._is_careful = True
 
-    def _give_back(self, queue: _Queue, chunk: Sequence[Held], reason: str) -> None:
+    def _give_back(self, queue: Queue, chunk: Sequence[Held], reason: str) -> None:
         # The last first: a broker that redelivers at once then begins with the oldest.
         for held in reversed(chunk):
             # Where messages have no ids nobody will know it again.
@@ -755,7 +457,7 @@ class Reactor:
         return {q.consumer.name: q.halted for q in self._queues.values() if q.halted is not None}
 
 
-def _parked(held: Held, queue: _Queue) -> Settlement:
+def _parked(held: Held, queue: Queue) -> Settlement:
     return Settlement(
         held.delivery, Verdict.DEAD_LETTER, "an earlier change of this row is parked", None, queue.consumer.name
     )
