@@ -297,7 +297,8 @@ class TestReadingRows:
     def test_a_column_that_is_missing_takes_its_default_or_is_a_decode_error(self):
         assert change(after={"id": 1, "name": None}).after.karma == 0
         with pytest.raises(
-            DecodeError, match=r"^public\.users does not fit User: name: the row has no such column; it has id \(lsn 0/18906D0\)$"
+            DecodeError,
+            match=r"^public\.users does not fit User: name: the row has no such column; it has id \(lsn 0/18906D0\)$",
         ):
             _ = change(after={"id": 1}).after
 
