@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -672,3 +673,21 @@ def test_standard_input_is_replayed_and_cannot_be_checkpointed(tmp_path):
 
     assert (piped.status, piped.report["messages"]) == (0, 1)
     assert (refused.status, "--checkpoint needs files" in refused.err) == (2, True)
+
+
+def test_a_terminal_shows_how_far_it_is(tmp_path):
+    capture = write_capture(tmp_path / "a.ndjson", [user_change(n) for n in range(200)])
+    screen, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "cdc_reactor.cli", "replay", str(capture), "--handlers", "none", "--max-rate", "200"],
+            stdout=subprocess.DEVNULL, stderr=terminal, timeout=60, check=False,
+        )  # fmt: skip
+        shown = os.read(screen, 1_000_000).decode()
+    finally:
+        os.close(screen)
+        os.close(terminal)
+
+    assert done.returncode == 0
+    assert "messages" in shown
+    assert "%" in shown
