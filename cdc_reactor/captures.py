@@ -68,6 +68,15 @@ class Capture:
         """How many bytes, as stored, have been read."""
         return 0 if self._unpacked is None else self._unpacked.consumed_bytes
 
+    @property
+    def ends_torn(self) -> bool:
+        """Whether it is a local file of lines whose last line has no end, so that its writer may not be done."""
+        if not isinstance(self._origin, LocalFile) or not self.size_bytes or self.format not in TEXT_FORMATS:
+            return False
+        with self._origin.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+
     def place(self, n: int) -> str:
         """Say where the n-th element of `messages` stands, counted from 1: `PATH:LINE`, or `PATH: message N`."""
         return self._reading.place(n)

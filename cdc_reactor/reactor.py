@@ -280,7 +280,8 @@ class Reactor:
                 assert not back[held.lane], "an ACK behind a NACK in one lane would break its order"
                 queue.attempts.pop(key_of(held), None)
                 self._finish(held, Settlement(held.delivery, _ACK))
-            elif failure is None:
+            elif failure is None or (back[held.lane] and queue.consumer.on_poison != "skip"):
+                # Also poison behind what is tried again: it parks or halts its lane only when nothing stands before it.
                 back[held.lane].append(held)
             elif (wait := self._judge(queue, held, verdict, failure)) is not None:
                 back[held.lane].append(held)

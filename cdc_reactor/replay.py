@@ -158,6 +158,8 @@ class Replay:
         self._capture: Capture | None = None
         self._watermark = Watermark()
         self._has_gaps = False
+        # The last message that could not be read: where a capture may still grow, it may be half a message.
+        self._torn: int | None = None
         self._started = time.monotonic()
         self._down_since: float | None = None
         self._saved_at = self._started
@@ -220,6 +222,7 @@ class Replay:
             self._report.notes.append(f"{capture.name} is empty")
         if self._checkpoint:
             is_done = is_whole and not self._stop.is_set() and self._left != 0 and not self._reactor.outstanding
+            is_done = self._settle_torn(capture) and is_done
             self._checkpoint.reached(capture.name, self._watermark, is_done=is_done)
             self._save(sync=True)
         self._capture = None
@@ -349,8 +352,29 @@ class Replay:
         if self._checkpoint is not None:
             # What stopped the replay is left unsettled, so that it comes again when the cause is mended.
             left = (Verdict.NACK, Verdict.DEAD_LETTER) if self._on_error == "stop" else (Verdict.NACK,)
-            self._watermark.settle([s.delivery.ack_id for s in settlements if s.verdict not in left])
+            self._watermark.settle(
+                [s.delivery.ack_id for s in settlements if s.verdict not in left and not _is_unread(s)]
+            )
+            for settlement in letters:
+                if settlement.verdict not in left and _is_unread(settlement):
+                    self._defer(settlement.delivery.ack_id)
         self._look_up()
+
+    def _defer(self, position: int) -> None:
+        """Count a message that could not be read as settled once another one follows it."""
+        if self._torn is not None:
+            self._watermark.settle([self._torn])
+        self._torn = position
+
+    def _settle_torn(self, capture: Capture) -> bool:
+        """Settle the last message that could not be read, unless its writer may not have ended that line yet."""
+        torn, self._torn = self._torn, None
+        if torn is None:
+            return True
+        if capture.ends_torn and self._watermark.settled == torn and not self._watermark.ahead:
+            return False
+        self._watermark.settle([torn])
+        return True
 
     def _give_up(self, settlement: Settlement) -> None:
         place = self._place(settlement.delivery.ack_id)
@@ -372,7 +396,7 @@ class Replay:
                 )
                 self._problem(str(element.error))
                 if self._on_error != "stop":
-                    self._watermark.settle([number])
+                    self._defer(number)
 
     def _keep(self, settlement: Settlement, place: str) -> None:
         if self._dead_letters is not None:
@@ -439,3 +463,7 @@ class Replay:
             dead_letters=self._lost_letters,
             seconds=time.monotonic() - self._started,
         )
+
+
+def _is_unread(settlement: Settlement) -> bool:
+    return settlement.verdict is Verdict.DEAD_LETTER and not settlement.handler and settlement.error is not None

@@ -453,6 +453,20 @@ class TestPoison:
             Settlement(table.delivery("b2"), ACK),
         ]
 
+    @pytest.mark.parametrize("on_poison", ["park", "halt"])
+    def test_poison_behind_a_change_that_is_tried_again_is_judged_when_it_is_first(self, on_poison):
+        table = Table(FakeConsumer(on_poison=on_poison, max_size=3))
+
+        table.receive("a1 a2 a3")
+        table.complete(table.only(), NACK, DEAD_LETTER, NACK, failures={0: FAILED, 1: FAILED})
+
+        assert (table.settled(), table.reactor.halted) == ([], {})
+        again = table.only(now=10.0)
+        assert again.subjects == ["a1"]
+        table.complete(again, now=10.0)
+        assert table.acked() == ["a1"]
+        assert table.only(now=10.0).subjects == ["a2", "a3"]
+
     def test_a_parked_lane_of_one_handler_is_handled_by_the_other(self):
         table = Table(FakeConsumer("one", on_poison="park"), FakeConsumer("two"))
         table.receive("a1")

@@ -665,6 +665,21 @@ def test_a_checkpoint_of_another_file_or_command_is_refused(tmp_path):
     assert "no checkpoint" in no_checkpoint.err
 
 
+def test_a_capture_that_grows_in_the_middle_of_a_line_loses_nothing(tmp_path):
+    write_handlers(tmp_path)
+    whole = "".join(json.dumps(user_change(n)) + "\n" for n in range(4))
+    cut = whole.index("\n", whole.index("\n") + 1) + 60
+    arguments = ["replay", "a.ndjson", "--handlers", "team_handlers", "--checkpoint", "c.json"]
+
+    statuses = []
+    for content in (whole[:cut], whole[:cut], whole):
+        (tmp_path / "a.ndjson").write_text(content)
+        statuses.append(run(*arguments, cwd=tmp_path).status)
+
+    assert statuses == [1, 1, 0]
+    assert [user for _, user in seen_users(tmp_path)] == [0, 1, 2, 3]
+
+
 def test_standard_input_is_replayed_and_cannot_be_checkpointed(tmp_path):
     line = json.dumps(user_change(1)).encode() + b"\n"
 
