@@ -50,6 +50,19 @@ class Publication(Struct, frozen=True):
     key: str = ""
 
 
+class EncodedEvent(Struct, frozen=True):
+    """An event of another process: its class need not exist in this one."""
+
+    topic: str
+    key: str
+    data: bytes
+
+    @classmethod
+    def of(cls, publication: Publication) -> EncodedEvent:
+        """Encode a publication."""
+        return cls(publication.event.topic, publication.key, encode(publication.event))
+
+
 def encode(event: Event) -> bytes:
     """Encode an event as the JSON that its subscribers read; ValueError where it holds what JSON cannot."""
     # Pydantic's own writer knows integers of any length and bytes that are no text; orjson knows neither.

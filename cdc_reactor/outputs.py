@@ -17,7 +17,7 @@ import orjson
 
 from cdc_reactor.captures import dead_letter_line
 from cdc_reactor.errors import RemoteFailure, UsageError, WorldError
-from cdc_reactor.events import Publication, encode
+from cdc_reactor.events import EncodedEvent, Publication
 from cdc_reactor.messages import Message, Settlement
 
 
@@ -97,7 +97,7 @@ class EventLog:
         self._lines = None if path is None else _Lines(path, "--events", append=append, start=b'{"topic":')
         self._show = show
 
-    def write(self, publications: Sequence[Publication]) -> None:
+    def write(self, publications: Sequence[Publication | EncodedEvent]) -> None:
         """Keep events in their order."""
         if self._lines is not None:
             self._lines.write_lines(_event_line(p) for p in publications)
@@ -117,9 +117,10 @@ class EventLog:
             self._lines.close()
 
 
-def _event_line(publication: Publication) -> bytes:
+def _event_line(publication: Publication | EncodedEvent) -> bytes:
+    event = publication if isinstance(publication, EncodedEvent) else EncodedEvent.of(publication)
     return orjson.dumps(
-        {"topic": publication.event.topic, "key": publication.key, "event": orjson.Fragment(encode(publication.event))},
+        {"topic": event.topic, "key": event.key, "event": orjson.Fragment(event.data)},
         option=orjson.OPT_APPEND_NEWLINE,
     )
 

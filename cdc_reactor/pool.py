@@ -24,7 +24,7 @@ from cdc_reactor.decoder import Decoder
 from cdc_reactor.discovery import discover
 from cdc_reactor.envelope import Envelope
 from cdc_reactor.errors import RemoteFailure, WorldError
-from cdc_reactor.events import Publication
+from cdc_reactor.events import EncodedEvent, Publication
 from cdc_reactor.execution import Executor
 from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Delivery, Message, Verdict
@@ -59,7 +59,7 @@ class _Task(NamedTuple):
 class _Answer(NamedTuple):
     verdicts: Sequence[int]
     failures: Mapping[int, tuple[str, str, float | None]]
-    events: Sequence[Publication]
+    events: Sequence[EncodedEvent]
     runs: int
     pause: float | None
     pause_reason: str
@@ -197,7 +197,7 @@ class _Process:
         return _Answer(
             [int(v) for v in outcome.verdicts],
             failures,
-            outcome.events,
+            [EncodedEvent.of(event) for event in outcome.events if isinstance(event, Publication)],
             outcome.runs,
             outcome.pause,
             outcome.pause_reason,

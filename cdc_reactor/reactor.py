@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from cdc_reactor.events import Publication
+from cdc_reactor.events import EncodedEvent, Publication
 from cdc_reactor.lanes import EVERY_LANE, Consumer, Failure, Held, Queue, Route, key_of
 from cdc_reactor.messages import Delivery, Settlement, Verdict
 from cdc_reactor.redelivery import Awaited
@@ -49,7 +49,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
     verdicts: Sequence[Verdict]
     failures: Mapping[int, Failure] = {}
-    events: Sequence[Publication] = ()
+    events: Sequence[Publication | EncodedEvent] = ()
     runs: int = 1
     pause: float | None = None
     pause_reason: str = ""

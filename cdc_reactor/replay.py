@@ -395,7 +395,7 @@ class Replay:
                     Settlement(delivery, Verdict.DEAD_LETTER, str(element.error), element.error), self._place(number)
                 )
                 self._problem(str(element.error))
-                if self._on_error != "stop":
+                if self._checkpoint is not None and self._on_error != "stop":
                     self._defer(number)
 
     def _keep(self, settlement: Settlement, place: str) -> None:

@@ -316,7 +316,7 @@ class _Drive:
         for work in works:
             outcome = self._executor.run(work)
             self.runs += outcome.runs
-            self.publications.extend(outcome.events)
+            self.publications.extend(p for p in outcome.events if isinstance(p, Publication))
             self._be_patient(outcome)
             self._reactor.complete(work, outcome, self._clock.seconds)
         wakeup = self._reactor.next_wakeup()
