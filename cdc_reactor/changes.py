@@ -39,7 +39,20 @@ from pydantic_core import CoreSchema
 from typing_extensions import TypeVar, Unpack
 
 from cdc_reactor.columns import DecimalBytes, Infinity, IsoText, Placeholder, guard
-from cdc_reactor.envelope import Envelope, Lsn, Operation, RowImage, RowSchema, Source, TableId, is_null, read_image
+from cdc_reactor.envelope import (
+    BAD_BYTES,
+    AnySource,
+    Envelope,
+    LazySource,
+    Lsn,
+    Operation,
+    RowImage,
+    RowSchema,
+    TableId,
+    is_null,
+    parse_row,
+    read_image,
+)
 from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable
 from cdc_reactor.scalars import show
 from cdc_reactor.wire_types import Wire
@@ -53,6 +66,9 @@ _NOTHING = re.compile(
     r"|1970-01-01(T00:00:00(\.0+)?)?Z?|00:00:00(\.0+)?Z?",
     re.ASCII,
 )
+
+# What `parse_row` raises for an image that is not raw, or not plain JSON: `read_image` knows what it is.
+_NOT_RAW = (TypeError, *BAD_BYTES)
 
 # More tables than this, or more versions of one, and their plans are made again.
 _MAX_PLANS = 1024
@@ -376,6 +392,10 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
 
     envelope: Envelope
     reader: RowReader[R]
+    #: The way that a router sends it, where that is all that is to be told of it; for the reactor only.
+    route: Any = None
+    #: The message's bytes, where the source has still to be read from them.
+    _message: bytes | None = None
     _after: R | None = None
     _before: R | None = None
     _wire: tuple[dict[str, Any] | None, dict[str, Any] | None] | None = None
@@ -386,9 +406,13 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
         return self.envelope.op
 
     @property
-    def source(self) -> Source:
+    def source(self) -> AnySource:
         """Where in the database it happened."""
-        return self.envelope.source
+        source = self.envelope.source
+        if type(source) is LazySource and source.unread is None:
+            assert self._message is not None, "whoever parsed the envelope kept the message"
+            self.envelope.keep(self._message)
+        return source
 
     @property
     def table_id(self) -> TableId:
@@ -398,13 +422,13 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
     @property
     def lsn(self) -> Lsn | None:
         """The write-ahead log position, where the connector sends one."""
-        lsn = self.envelope.source.lsn
+        lsn = self.source.lsn
         return Lsn(lsn) if isinstance(lsn, int) else None
 
     @property
     def committed_at(self) -> datetime | None:
         """When the database committed it (aware, UTC), from `source.ts_ms`."""
-        ts_ms = self.envelope.source.ts_ms
+        ts_ms = self.source.ts_ms
         try:
             return None if ts_ms is None else _EPOCH + timedelta(milliseconds=ts_ms)
         except OverflowError:
@@ -420,12 +444,20 @@ class _Change(msgspec.Struct, Generic[R], eq=False, gc=False):
     @property
     def columns(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
         """All columns before and after, as they stand on the wire, whether the Row names them or not."""
-        if self._wire is None:
+        wire = self._wire
+        if wire is None:
+            envelope = self.envelope
             try:
-                self._wire = read_image(self.envelope.before), read_image(self.envelope.after)
-            except DecodeError as error:
-                raise self._blame(f"{self.table_id}: {error}") from None
-        return self._wire
+                wire = self._wire = parse_row(cast("Raw", envelope.before)), parse_row(cast("Raw", envelope.after))
+            except _NOT_RAW:
+                wire = self._wire = self._read_columns()
+        return wire
+
+    def _read_columns(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        try:
+            return read_image(self.envelope.before), read_image(self.envelope.after)
+        except DecodeError as error:
+            raise self._blame(f"{self.table_id}: {error}") from None
 
     def is_changed(self, *columns: str) -> bool:
         """Tell whether any of these columns differs before and after; always so for a created or deleted row.

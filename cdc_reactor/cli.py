@@ -97,6 +97,131 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _PLACEHOLDER = "__debezium_unavailable_value"
 
 
+Config = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="The settings' file [default: cdc-reactor.toml].")
+]
+Subscriptions = Annotated[
+    list[str] | None, typer.Option("--subscription", metavar="NAME", help="Consume this one; may be repeated.")
+]
+PubSubHost = Annotated[
+    str | None,
+    typer.Option("--pubsub-host", metavar="HOST:PORT", help="A local broker or emulator instead of the cloud."),
+]
+Project = Annotated[str | None, typer.Option(metavar="NAME", help="The Google Cloud project.")]
+DatabaseUrl = Annotated[str | None, typer.Option(metavar="URL", help="What ctx.session connects to.")]
+
+
+@app.command(
+    "run",
+    epilog="Examples:  cdc-reactor run --pubsub-host 127.0.0.1:8085  ·  "
+    "cdc-reactor run --config production.toml --subscription forum-cdc",
+)
+@speaks_plainly
+def run_daemon(
+    *,
+    config: Config = None,
+    handlers: Handlers = None,
+    subscription: Subscriptions = None,
+    pubsub_host: PubSubHost = None,
+    project: Project = None,
+    database_url: DatabaseUrl = None,
+    create_tables: Annotated[
+        bool | None, typer.Option("--create-tables", help="Create the tables of the handlers' `metadata` there.")
+    ] = None,
+    dead_letter_topic: Annotated[str | None, typer.Option(metavar="TOPIC", help="Where poison goes.")] = None,
+    unknown_table: Annotated[
+        str | None, typer.Option(metavar="ack|dead-letter|stop", help="Changes of tables that no handler wants.")
+    ] = None,
+    schemas: Schemas = None,
+    threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that run handlers.")] = None,
+    processes: Annotated[int | None, typer.Option(metavar="N", help="Run handlers in so many processes.")] = None,
+    grace: Annotated[
+        str | None, typer.Option(metavar="SECONDS", help="How long what runs may take to end after SIGTERM.")
+    ] = None,
+    health_port: Annotated[
+        str | None, typer.Option(metavar="PORT|off", help="The port of /livez, /readyz and /metrics; 0 for any.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error.")] = None,
+    reload: Annotated[
+        bool | None, typer.Option("--reload/--no-reload", help="Restart when a handler's file changes.")
+    ] = None,
+) -> None:
+    """React to changes as they come, until SIGTERM or Ctrl-C.
+
+    Every option can be set in cdc-reactor.toml and in the environment, too: see `cdc-reactor config`.
+    """
+    from cdc_reactor import run_command
+    from cdc_reactor.settings import load
+
+    flags = _flags(
+        {
+            "config": ("--config", config),
+            "handlers": ("--handlers", handlers),
+            "subscriptions": ("--subscription", subscription),
+            "pubsub.emulator_host": ("--pubsub-host", pubsub_host),
+            "pubsub.project": ("--project", project),
+            "database_url": ("--database-url", database_url),
+            "create_tables": ("--create-tables", create_tables),
+            "dead_letter_topic": ("--dead-letter-topic", dead_letter_topic),
+            "unknown_table": ("--unknown-table", unknown_table),
+            "schemas": ("--schemas", schemas),
+            "run.threads": ("--threads", threads),
+            "run.processes": ("--processes", processes),
+            "run.grace": ("--grace", grace),
+            "run.reload": ("--reload", reload),
+            "health.port": ("--health-port", health_port),
+            "log.level": ("--log-level", log_level),
+        }
+    )
+    raise typer.Exit(run_command.run(load(flags)))
+
+
+def _flags(typed: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    from cdc_reactor.settings import Flag
+
+    return {key: Flag(name, value) for key, (name, value) in typed.items()}
+
+
+@app.command(
+    "broker",
+    epilog="Examples:  cdc-reactor broker  ·  cdc-reactor broker --port 8085 --memory --create orders:orders-worker",
+)
+@speaks_plainly
+def run_a_broker(
+    *,
+    host: Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 for any free one.")] = 8085,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where it keeps everything [default: .cdc-reactor/broker].")
+    ] = None,
+    memory: Annotated[bool, typer.Option("--memory", help="Keep nothing on disk.")] = False,
+    create: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOPIC[:SUBSCRIPTION]", help="Create these first; may be repeated."),
+    ] = None,
+) -> None:
+    """Run a local Pub/Sub that any client can use through PUBSUB_EMULATOR_HOST."""
+    from cdc_reactor.broker_command import run_broker
+
+    run_broker(host, port, data, memory, create or [])
+
+
+@app.command("config", epilog="Examples:  cdc-reactor config  ·  cdc-reactor config --example > cdc-reactor.toml")
+@speaks_plainly
+def config_command(
+    *,
+    config: Config = None,
+    as_json: AsJson = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print a JSON Schema of the file, for editors.")] = False,
+    example: Annotated[bool, typer.Option("--example", help="Print a file with every setting, commented.")] = False,
+) -> None:
+    """Show the settings in force, and where each came from."""
+    from cdc_reactor import config_command
+
+    flags = _flags({"config": ("--config", config)})
+    raise typer.Exit(config_command.show(flags, as_json=as_json, schema=schema, example=example))
+
+
 @app.command(
     epilog="Examples:  cdc-reactor replay captures/ --dry-run  ·  "
     "cdc-reactor replay 'day-*.ndjson.zst' --table public.users --checkpoint day.checkpoint  ·  "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from sqlalchemy import Engine, MetaData, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from cdc_reactor.errors import UsageError, WorldError
+from cdc_reactor.handlers import Handler
 
 
 def open_engine(url: str) -> Engine:
@@ -68,6 +71,13 @@ def check(engine: Engine) -> None:
             return
     except SQLAlchemyError as error:
         raise _refused(engine, "does not answer", error) from error
+
+
+def metadata_of(handlers: Sequence[Handler[Any]]) -> list[MetaData]:
+    """Find `metadata` in the packages of the handlers."""
+    packages = {handler.function.__module__.partition(".")[0] for handler in handlers}
+    found = (getattr(sys.modules.get(name), "metadata", None) for name in sorted(packages))
+    return [metadata for metadata in found if isinstance(metadata, MetaData)]
 
 
 def create_tables(engine: Engine, metadata: MetaData) -> None:

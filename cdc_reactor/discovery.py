@@ -74,6 +74,25 @@ def discover(targets: Sequence[str], *, entry_points: bool = True) -> Discovery:
     return Discovery(tuple(handlers), tuple(search.failures), tuple(search.empty))
 
 
+def load_handlers(targets: Sequence[str]) -> Discovery:
+    """Find the handlers; UsageError with a line for each module that fails to import."""
+    found = discover([] if list(targets) == ["none"] else targets)
+    if found.failures:
+        lines = "\n  ".join(str(failure) for failure in found.failures)
+        raise UsageError(
+            f"{len(found.failures)} handler module(s) cannot be imported; mend them or leave them out:\n  {lines}"
+        )
+    names: dict[str, Handler[Any]] = {}
+    for handler in found.handlers:
+        namesake = names.setdefault(handler.name, handler)
+        if namesake is not handler:
+            raise UsageError(
+                f"two handlers are named {handler.name!r}: {namesake.place} and {handler.place}; a report tells them "
+                'apart by name alone. Rename one, or name it: @handles(…, name="…")'
+            )
+    return found
+
+
 class _Search:
     """What has been found so far."""
 

@@ -32,7 +32,8 @@ _MAX_DIGITS = 131_072 + 16_383
 BAD_BYTES = (msgspec.MsgspecError, RecursionError, UnicodeError)
 
 _parse_anything = msgspec.json.Decoder().decode
-_parse_row = msgspec.json.Decoder(dict[str, Any] | None).decode
+#: Parses a raw row image as `read_image` does, but for the rarer forms, which raise TypeError or one of BAD_BYTES.
+parse_row = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
 class Operation(StrEnum):
@@ -107,6 +108,104 @@ class Source(msgspec.Struct, kw_only=True, gc=False):
         return TableId(self.schema, self.table)
 
 
+class LazySource(msgspec.Struct, kw_only=True, gc=False, eq=False, rename={"unread": "<unread>"}):
+    """A Source of which only the table was read; the position is read when somebody asks for it.
+
+    Routing does not, and two integers of every message are a twentieth of what it costs. `unread` is the message, or
+    what was read of it; `Envelope.keep` sets it, or else the change. Equal to the Source that says the same.
+    """
+
+    name: str = ""
+    schema: str
+    table: str
+    unread: Any = None
+
+    @property
+    def table_id(self) -> TableId:
+        """The table."""
+        return TableId(self.schema, self.table)
+
+    @property
+    def ts_ms(self) -> int | None:
+        """The commit time in milliseconds since 1970; None where it was not sent, or is no number."""
+        return self._position().ts_ms
+
+    @property
+    def lsn(self) -> int | None:
+        """PostgreSQL's write-ahead log position; None where it was not sent, or is no number."""
+        return self._position().lsn
+
+    def _position(self) -> _Position:
+        if type(self.unread) is not _Position:
+            assert self.unread is not None, "a change's source is asked of the change, which has the message"
+            self.unread = _read_position(self.unread)
+        return cast("_Position", self.unread)
+
+    def _whole(self) -> Source:
+        return Source(name=self.name, ts_ms=self.ts_ms, schema=self.schema, table=self.table, lsn=self.lsn)
+
+    def __eq__(self, other: object) -> bool:
+        return self._whole() == (other._whole() if isinstance(other, LazySource) else other)
+
+    __hash__ = None  # type: ignore[assignment]  # like Source, which is mutable
+
+    def __repr__(self) -> str:
+        # Never the message itself, which holds rows.
+        return repr(self._whole())
+
+
+class _Position(msgspec.Struct, kw_only=True, gc=False):
+    ts_ms: int | None = None
+    lsn: int | None = None
+
+
+class _Positioned(msgspec.Struct, gc=False):
+    source: _Position
+
+
+class _Wrapped(msgspec.Struct, gc=False):
+    payload: _Positioned
+
+
+_parse_position = msgspec.json.Decoder(_Positioned).decode
+_parse_wrapped_position = msgspec.json.Decoder(_Wrapped).decode
+
+
+def _read_position(message: bytes) -> _Position:
+    """Read the position of a message that was read before, with its schema block or without."""
+    try:
+        return _parse_position(message).source
+    except BAD_BYTES:
+        pass
+    try:
+        return _parse_wrapped_position(message).payload.source
+    except BAD_BYTES:
+        return _read_strange_position(message)
+
+
+def _read_strange_position(message: bytes) -> _Position:
+    """Read what is no number: other connectors have positions of their own, and some send numbers as text."""
+    try:
+        value = parse_json(message)
+    except DecodeError:
+        return _Position()
+    source = value["source"] if "source" in value else value["payload"]["source"]
+    return _Position(ts_ms=_integer(source.get("ts_ms")), lsn=_integer(source.get("lsn")))
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# As with RowImage, msgspec must see the one that it is to make.
+if TYPE_CHECKING:
+    AnySource: TypeAlias = Source | LazySource
+else:
+    AnySource = LazySource
+
+
 class RowSchema:
     """What a schema block says of a row, compiled once and shared by all messages that carry the same block."""
 
@@ -119,20 +218,25 @@ class RowSchema:
         self.defaults = defaults
 
 
-class Envelope(msgspec.Struct, kw_only=True, gc=False, rename={"row_schema": "<row schema>"}):
+# The wire name is that of the wrapper's other half: no JSON value is a RowSchema, so what has a payload is no envelope.
+class Envelope(msgspec.Struct, kw_only=True, gc=False, rename={"row_schema": "payload"}):
     """Debezium's value: the operation, its source, and the row before and after it, not yet read."""
 
     before: RowImage = NULL
     after: RowImage = NULL
-    source: Source
+    source: AnySource
     op: Operation
-    row_schema: Any = None
+    row_schema: RowSchema | None = None
 
     @property
     def schema(self) -> RowSchema | None:
         """The compiled schema block, or None where the message carried none."""
-        # A hostile message can put a value under the field's wire name, but no RowSchema.
-        return self.row_schema if type(self.row_schema) is RowSchema else None
+        return self.row_schema
+
+    def keep(self, message: bytes) -> None:
+        """Keep the message that this was parsed from, for what of its source nobody has asked for yet."""
+        if type(self.source) is LazySource:
+            self.source.unread = message
 
 
 class RowSchemas:
@@ -253,7 +357,7 @@ def read_image(image: RowImage) -> dict[str, Any] | None:
     if image is None or isinstance(image, dict):
         return image
     try:
-        return cast("dict[str, Any] | None", _parse_row(image))
+        return cast("dict[str, Any] | None", parse_row(image))
     except BAD_BYTES:
         columns = parse_json(image)
     if isinstance(columns, str):  # MongoDB sends documents as JSON in a string

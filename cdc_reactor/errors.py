@@ -8,6 +8,8 @@
     ├── UsageError             the command line, a path or a setting is wrong
     ├── WorldError             something that we need is down; nothing is wrong with the data
     │   └── PublishError         events could not be confirmed
+    ├── MessageRefused         a message breaks a limit of the broker; sending it again will not help
+    ├── Stopped                the daemon stops, as it was told to for such a case
     ├── RemoteFailure          stands for what a handler raised in another process
     ├── HandlerTimeout         a handler ran longer than its `timeout`
     └── Verdict wishes         raised by handlers only
@@ -58,6 +60,14 @@ class WorldError(ReactorError):
 
 class PublishError(WorldError):
     """Raised when events could not be handed over for good."""
+
+
+class MessageRefused(ReactorError):
+    """Raised when a message is larger than the broker takes, or has nothing in it; it names topic, size and limit."""
+
+
+class Stopped(ReactorError):
+    """Raised when a policy says that nothing shall go on: a change of an unknown table, for one."""
 
 
 class RemoteFailure(ReactorError):

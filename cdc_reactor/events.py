@@ -7,6 +7,7 @@ them over for good before its changes are acknowledged.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from msgspec import Struct
@@ -67,3 +68,14 @@ def encode(event: Event) -> bytes:
     """Encode an event as the JSON that its subscribers read; ValueError where it holds what JSON cannot."""
     # Pydantic's own writer knows integers of any length and bytes that are no text; orjson knows neither.
     return event.__pydantic_serializer__.to_json(event)
+
+
+def declared_topics() -> list[str]:
+    """Name the topics of all event classes that have been imported, in alphabetical order."""
+    return sorted({cls.topic for cls in _below(Event) if cls.topic})
+
+
+def _below(cls: type[Event]) -> Iterator[type[Event]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _below(child)

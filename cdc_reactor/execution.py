@@ -385,16 +385,17 @@ class _Run:
 
 def _describe(error: BaseException) -> str:
     """Tell of a handler's failure its class, the team's own line, and its text where that is no row data."""
-    place = next(
-        (
-            f" at {Path(frame.filename).name}:{frame.lineno}"
-            for frame in reversed(traceback.extract_tb(error.__traceback__))
-            if not frame.filename.startswith(_NOT_THE_TEAMS)
-        ),
-        "",
-    )
+    place = place_of(error)
     text = _text_without_row_data(error)
-    return f"{type(error).__name__}{place}{f': {text}' if text else ''}"
+    return f"{type(error).__name__}{place and f' at {place}'}{f': {text}' if text else ''}"
+
+
+def place_of(error: BaseException) -> str:
+    """Name file and line of the team's own code that an error came from; empty where it passed none."""
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    return next(
+        (f"{Path(f.filename).name}:{f.lineno}" for f in frames if not f.filename.startswith(_NOT_THE_TEAMS)), ""
+    )
 
 
 # This package's and other packages' files; what remains is the team's.

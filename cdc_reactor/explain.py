@@ -26,14 +26,13 @@ from cdc_reactor.captures import Capture, Element, Unreadable, find_captures
 from cdc_reactor.changes import CHANGE_OF, Row, RowReader, _Change, _without, column_of
 from cdc_reactor.columns import Placeholder
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.discovery import Discovery, discover
+from cdc_reactor.discovery import Discovery, discover, load_handlers
 from cdc_reactor.envelope import Drop, Envelope, Lsn, Operation, RowImage, RowSchema, parse_json, read_image
 from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable, ReactorError, SenderError, UsageError
 from cdc_reactor.forms import _is_with_schema
 from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
 from cdc_reactor.reactor import EVERY_LANE, Held
-from cdc_reactor.replay_command import load_handlers
 from cdc_reactor.routing import WHOLE_TABLE, CdcRouter, by_table
 from cdc_reactor.schemas import SchemaStore, open_schemas, registry_beside
 

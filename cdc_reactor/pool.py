@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for_any
 from threading import Thread
@@ -73,6 +73,7 @@ class PoolRunner:
         self._schemas = schemas
         self._pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_start, initargs=(setup,))
         self._running: dict[Future[_Answer], Work] = {}
+        self._begun: dict[Work, Future[_Answer]] = {}
         # Started now, and deaf to Ctrl-C from their first moment: what is ignored here is ignored there.
         earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
@@ -84,12 +85,31 @@ class PoolRunner:
     @property
     def room(self) -> int:
         """Two works for each process, so that none waits for us."""
-        return 2 * self._processes - len(self._running)
+        return 2 * self._processes - len(self._running) - len(self._begun)
 
     def submit(self, work: Work) -> None:
-        """Send a work to the next free process."""
+        """Send a work to the next free process, to be collected."""
+        self._running[self._send(work)] = work
+
+    def begin(self, work: Work) -> Future[Any]:
+        """Send a work to the next free process; once the future is done, `end` tells what became of it.
+
+        Raises:
+            WorldError: a process died; the pool is of no use any more.
+        """
+        future = self._begun[work] = self._send(work)
+        return future
+
+    def end(self, work: Work) -> Outcome:
+        """Tell what became of a work that was begun; WorldError where its process died."""
         try:
-            self._running[self._pool.submit(_run, self._pack(work))] = work
+            return _unpack(self._begun.pop(work).result())
+        except (BrokenExecutor, CancelledError) as error:
+            raise self._died() from error
+
+    def _send(self, work: Work) -> Future[_Answer]:
+        try:
+            return self._pool.submit(_run, self._pack(work))
         except BrokenExecutor as error:
             raise self._died() from error
 

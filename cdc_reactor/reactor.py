@@ -25,7 +25,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -94,25 +94,56 @@ class Backoff(msgspec.Struct, frozen=True):
         return min(self.limit, self.first * 2.0 ** min(attempt - 1, 60)) * (0.5 + self.random() / 2)
 
 
+class Routed(Protocol):
+    """What a delivery means, with the way that it goes."""
+
+    @property
+    def route(self) -> Route:
+        """Which consumers want it."""
+
+
+class Router(Protocol):
+    """Tells where deliveries go."""
+
+    def route_all(self, deliveries: Sequence[Delivery], routed: list[Routed | Held | Settlement], /) -> None:
+        """Append to `routed` an answer for each delivery, in order; raises nothing but errors of the world.
+
+        The answer is what the delivery means, where its route is all that is to be told of it, else a Held, or a
+        Settlement for what needs no handler.
+        """
+
+
+def _one_by_one(
+    route: Callable[[Delivery], Held | Settlement],
+) -> Callable[[Sequence[Delivery], list[Routed | Held | Settlement]], None]:
+    def route_all(deliveries: Sequence[Delivery], routed: list[Routed | Held | Settlement]) -> None:
+        # Extended, not made anew: what came before an error is kept.
+        routed.extend(map(route, deliveries))
+
+    return route_all
+
+
 class Reactor:
     """Hands out work and settles deliveries.
 
-    `route` tells where a delivery goes: it returns a Held, or a Settlement for what needs no handler, and raises
-    nothing. Failed changes are retried here, after `backoff`, as long as a delivery may be held (`hold_limit` seconds,
-    the lease). Beyond that their lane goes back to the broker (NACK), and nothing of it is handed out before they
-    return; what has not come for `redelivery_timeout` seconds is awaited no more. A truncate, and what a truncate waits
-    for, is retried here however long it takes: no broker would hold the other lanes back meanwhile.
+    `route` tells where deliveries go: a Router, or a function that returns a Held for each, or a Settlement for what
+    needs no handler. What is wrong with a delivery becomes its settlement and is not raised.
+
+    Failed changes are retried here, after `backoff`, as long as a delivery may be held (`hold_limit` seconds, the
+    lease). Beyond that their lane goes back to the broker (NACK), and nothing of it is handed out before they return;
+    what has not come for `redelivery_timeout` seconds is awaited no more. A truncate, and what a truncate waits for, is
+    retried here however long it takes: no broker would hold the other lanes back meanwhile.
     """
 
     def __init__(
         self,
-        route: Callable[[Delivery], Held | Settlement],
+        route: Router | Callable[[Delivery], Held | Settlement],
         *,
         backoff: Backoff | None = None,
         hold_limit: float = inf,
         redelivery_timeout: float = 600.0,
     ) -> None:
-        self._route = route
+        self._route_all = _one_by_one(route) if callable(route) else route.route_all
         self._backoff = backoff or Backoff()
         self._hold_limit = hold_limit
         self._redelivery_timeout = redelivery_timeout
@@ -129,24 +160,41 @@ class Reactor:
         self._is_careful = False
         #: Deliveries received and not yet settled.
         self.outstanding = 0
+        #: How many deliveries the last `receive_all` took in: all of them, unless it raised.
+        self.taken = 0
 
     def receive(self, delivery: Delivery, now: float) -> None:
         """Take in a delivery; whatever is wrong with it becomes its settlement."""
         self.receive_all((delivery,), now)
 
     def receive_all(self, deliveries: Sequence[Delivery], now: float) -> None:
-        """Take in deliveries in the order of their arrival; the same as `receive` for each, at less cost."""
-        route = self._route
-        for delivery in deliveries:
-            held = route(delivery)
-            if type(held) is not Held:
-                self._settled.append(held)
+        """Take in deliveries in the order of their arrival; the same as `receive` for each, at less cost.
+
+        What the route raises (a schema registry that is down) is raised here, when `taken` of them were taken in.
+        """
+        routed: list[Routed | Held | Settlement] = []
+        try:
+            self._route_all(deliveries, routed)
+        finally:
+            self.taken = len(routed)
+            self._take_in(deliveries, routed, now)
+
+    def _take_in(self, deliveries: Sequence[Delivery], routed: Sequence[Any], now: float) -> None:
+        is_careful = self._is_careful
+        for delivery, answer in zip(deliveries, routed, strict=False):
+            if type(answer) is Settlement:
+                self._settled.append(answer)
                 continue
+            if type(answer) is Held:
+                held = answer
+                held.since = now
+            else:
+                held = Held(delivery, answer, answer.route, None, now)
             self.outstanding += 1
-            held.since = now
             queue = held.route.only
-            if queue is None or self._is_careful or queue.parked or held.known_lane is EVERY_LANE:
+            if queue is None or is_careful or queue.parked or held.known_lane is EVERY_LANE:
                 self._receive_carefully(held, now)
+                is_careful = self._is_careful
             else:
                 queue.pending.append(held)
 
@@ -447,10 +495,23 @@ class Reactor:
             for held in reversed(queue.clear(in_flight)):
                 self._finish(held, Settlement(held.delivery, Verdict.NACK, "draining", None, queue.consumer.name))
 
+    def pause(self, consumer_name: str, until: float) -> None:
+        """Hand out nothing to a consumer before that time; what runs is not disturbed."""
+        for queue in self._queues.values():
+            if queue.consumer.name == consumer_name:
+                queue.paused_until = max(queue.paused_until, until)
+
     @property
     def running(self) -> int:
         """Works that are out."""
         return len(self._running)
+
+    @property
+    def lanes_held(self) -> int:
+        """Lanes of which something is in flight or waits to be tried again."""
+        for queue in self._queues.values():
+            queue.mark()
+        return sum(len(queue.busy) for queue in self._queues.values())
 
     @property
     def halted(self) -> dict[str, Failure]:

@@ -18,14 +18,14 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Column, Table
-from sqlalchemy import Engine, MetaData
+from sqlalchemy import Engine
 
 from cdc_reactor.captures import Capture, find_captures
 from cdc_reactor.checkpoint import Checkpoint
 from cdc_reactor.columns import Placeholder
-from cdc_reactor.database import check, create_tables, open_engine
+from cdc_reactor.database import check, create_tables, metadata_of, open_engine
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.discovery import Discovery, discover
+from cdc_reactor.discovery import Discovery, load_handlers
 from cdc_reactor.errors import UsageError
 from cdc_reactor.execution import Executor
 from cdc_reactor.filters import build_filter
@@ -128,25 +128,6 @@ def _check_outputs(options: Options, captures: Sequence[Capture]) -> None:
             raise UsageError(f"{option} {path}: this is {other}, too; name another file")
 
 
-def load_handlers(targets: Sequence[str]) -> Discovery:
-    """Find the handlers; UsageError with a line for each module that fails to import."""
-    found = discover([] if list(targets) == ["none"] else targets)
-    if found.failures:
-        lines = "\n  ".join(str(failure) for failure in found.failures)
-        raise UsageError(
-            f"{len(found.failures)} handler module(s) cannot be imported; mend them or leave them out:\n  {lines}"
-        )
-    names: dict[str, Handler[Any]] = {}
-    for handler in found.handlers:
-        namesake = names.setdefault(handler.name, handler)
-        if namesake is not handler:
-            raise UsageError(
-                f"two handlers are named {handler.name!r}: {namesake.place} and {handler.place}; a report tells them "
-                'apart by name alone. Rename one, or name it: @handles(…, name="…")'
-            )
-    return found
-
-
 def _assemble(options: Options, captures: list[Capture], found: Discovery, stack: ExitStack) -> Replay:
     store = open_schemas(options.schemas or registry_beside(capture.name for capture in captures))
     decoder = Decoder(
@@ -238,18 +219,11 @@ def _runner(options: Options, found: Discovery, store: SchemaStore, stack: ExitS
 def _prepare(engine: Engine, options: Options, handlers: Sequence[Handler[Any]]) -> None:
     """Create the handlers' own tables where that is wanted: always in the default database, which is ours."""
     wanted = options.create_tables or options.database_url is None
-    tables = _metadata(handlers) if wanted else []
+    tables = metadata_of(handlers) if wanted else []
     if options.database_url is not None or tables:
         check(engine)
     for metadata in tables:
         create_tables(engine, metadata)
-
-
-def _metadata(handlers: Sequence[Handler[Any]]) -> list[MetaData]:
-    """Find `metadata` in the packages of the handlers."""
-    packages = {handler.function.__module__.partition(".")[0] for handler in handlers}
-    found = (getattr(sys.modules.get(name), "metadata", None) for name in sorted(packages))
-    return [metadata for metadata in found if isinstance(metadata, MetaData)]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_reactor.decoder import _MAX_PREFIXES, MAX_BYTES, Decoder
+from cdc_reactor.decoder import _MAX_PREFIXES, MAX_BYTES, NOT_PLAIN, Decoder
 from cdc_reactor.envelope import Drop, Envelope, Lsn, Operation, Source, TableId, read_image
 from cdc_reactor.errors import DecodeError, UsageError
 from cdc_reactor.messages import Message
@@ -108,6 +108,64 @@ class TestTheForum:
         assert read_image(envelope.before) == {"id": 2, "post": 3, "author": 3, "text": "comment 2"}
         assert read_image(envelope.after) == {"id": 2, "post": 3, "author": 3, "text": "(edited) comment 2"}
         assert envelope.schema is None
+
+
+class TestSources:
+    """Of a source only the table is read; what is read later must be what would have been read at once."""
+
+    @pytest.mark.parametrize(
+        ("ts_ms", "lsn", "expected"),
+        [
+            ("5", "7", (5, 7)),
+            ("null", "null", (None, None)),
+            ('"5"', '"7"', (5, 7)),
+            ('"x"', '"0000002a:00000758:0003"', (None, None)),
+            ("5", "true", (5, None)),
+            ("1.5", "7", (None, 7)),
+            ("5", "{}", (5, None)),
+            ("5", "9" * 5000, (5, int("9" * 4000) * 10**1000 + int("9" * 1000))),
+            ("5", "1e999", (None, None)),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "form", ["%s", '{"schema":{"type":"struct"},"payload":%s}', '{"schema":null,"payload":%s}\n']
+    )
+    def test_a_position_is_a_number_or_none(self, ts_ms, lsn, expected, form):
+        source = '{"name":"c","ts_ms":%s,"schema":"s","table":"t","lsn":%s}' % (ts_ms, lsn)  # noqa: UP031 - holds braces
+
+        envelope = decode((form % f'{{"op":"c","source":{source}}}').encode())
+
+        assert isinstance(envelope, Envelope)
+        assert envelope.source == Source(name="c", ts_ms=expected[0], schema="s", table="t", lsn=expected[1])
+
+    def test_a_source_never_shows_the_message_that_it_keeps(self):
+        envelope = decode(b'{"op":"c","source":{"schema":"s","table":"t","lsn":1},"after":{"name":"secret"}}')
+
+        assert isinstance(envelope, Envelope)
+        assert repr(envelope.source) == repr(Source(schema="s", table="t", lsn=1))
+
+    def test_of_a_position_that_stands_twice_the_last_counts(self):
+        source = b'{"schema":"s","table":"t","lsn":1,"lsn":2}'
+
+        envelope = decode(b'{"op":"c","source":{"schema":"x","table":"y","lsn":3},"source":%s}' % source)
+
+        assert isinstance(envelope, Envelope)
+        assert (envelope.source, envelope.source.table_id) == (Source(schema="s", table="t", lsn=2), TableId("s", "t"))
+
+    def test_a_message_cannot_bring_its_own(self):
+        envelope = decode(b'{"op":"c","source":{"schema":"s","table":"t","lsn":1,"<unread>":{"lsn":2},"unread":3}}')
+
+        assert isinstance(envelope, Envelope)
+        assert envelope.source == Source(schema="s", table="t", lsn=1)
+
+    def test_sources_that_differ_are_not_equal(self):
+        one, other = (decode(b'{"op":"c","source":{"schema":"s","table":"t","lsn":%d}}' % lsn) for lsn in (1, 2))
+
+        assert isinstance(one, Envelope)
+        assert isinstance(other, Envelope)
+        assert one.source != other.source
+        assert one.source == one.source
+        assert one.source != "s.t"
 
 
 class TestKnownPrefixes:
@@ -247,13 +305,30 @@ def told(data: bytes, decoder: Decoder) -> Any:
 
 
 class TestBytes:
-    def test_a_hostile_row_schema_in_the_envelope_is_none(self):
-        body = b'{"before":null,"after":{"id":1},"source":{"schema":"s","table":"t"},"op":"c","<row schema>":{"x":1}}'
+    @pytest.mark.parametrize("field", ["payload", "row_schema", "<row schema>"])
+    @pytest.mark.parametrize("value", ["null", '{"x":1}', '"x"'])
+    def test_a_hostile_row_schema_in_the_envelope_is_none(self, field, value):
+        body = b'{"before":null,"after":{"id":1},"source":{"schema":"s","table":"t"},"op":"c","%s":%s}'
 
-        envelope = decode(body)
+        envelope = decode(body % (field.encode(), value.encode()))
 
         assert isinstance(envelope, Envelope)
         assert envelope.schema is None
+
+    @pytest.mark.parametrize(
+        "body", [WITHOUT[0], CHANGES_WITH[0], WITHOUT[0].replace(b'{"before"', b'{"s":1,"before"')]
+    )
+    @pytest.mark.parametrize("first", [b"", WITHOUT[0], CHANGES_WITH[0], b'{"s":1}'])
+    def test_a_fast_road_reads_as_decode_does_or_refuses(self, body, first):
+        road = Decoder().fast_road(first)
+
+        if body == CHANGES_WITH[0] and first[2:3] != b"s":
+            with pytest.raises(NOT_PLAIN):
+                road(body)
+        else:
+            envelope = road(body)
+            envelope.keep(body)
+            assert facts(envelope) == facts(decode(body))
 
     def test_no_bytes_are_a_tombstone(self):
         assert decode(b"") is Drop.TOMBSTONE

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from cdc_reactor.errors import WorldError
 from cdc_reactor.events import Event, Publication
 from cdc_reactor.handlers import OnPoison
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
@@ -27,6 +28,23 @@ class FakeConsumer:
     max_wait: float = 0.0
     max_attempts: int = 3
     on_poison: OnPoison = "skip"
+
+
+class Meaning(NamedTuple):
+    """What a delivery means, and its route."""
+
+    text: str
+    route: Route
+
+
+class Everywhere:
+    """A router that sends everything the same way."""
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+
+    def route_all(self, deliveries: Sequence[Delivery], routed: list[Any]) -> None:
+        routed.extend(Meaning(d.message.data.decode(), self._route) for d in deliveries)
 
 
 class Table:
@@ -190,6 +208,35 @@ class TestBatches:
         table.reactor.receive(table.delivery("a1"), 0.0)
 
         assert subjects(table.ready()) == [["a1"]]
+
+    def test_what_a_router_answers_without_more_is_held_with_its_route(self):
+        consumer = FakeConsumer(max_size=3)
+        reactor = Reactor(Everywhere(Route("users", (consumer,), lambda means: means.text)))
+        deliveries = [Delivery(Message(text.encode()), n) for n, text in enumerate("aab")]
+
+        reactor.receive_all(deliveries, 1.0)
+
+        (work,) = reactor.ready(1.0)
+        assert [(held.delivery, held.subject.text, held.lane, held.since) for held in work.held] == [
+            (deliveries[0], "a", "a", 1.0),
+            (deliveries[1], "a", "a", 1.0),
+            (deliveries[2], "b", "b", 1.0),
+        ]
+
+    def test_what_was_routed_before_an_error_of_the_world_is_taken_in(self):
+        def route(delivery: Delivery) -> Settlement:
+            if delivery.ack_id == 2:
+                raise WorldError("the registry is down")
+            return Settlement(delivery, ACK)
+
+        reactor = Reactor(route)
+        deliveries = [Delivery(Message(b""), n) for n in range(4)]
+
+        with pytest.raises(WorldError, match="the registry is down"):
+            reactor.receive_all(deliveries, 0.0)
+
+        assert reactor.taken == 2
+        assert [settlement.delivery for settlement in reactor.settlements()] == deliveries[:2]
 
     def test_lanes_are_not_looked_at_while_one_batch_at_a_time_is_out(self):
         table = Table(FakeConsumer(max_size=2))

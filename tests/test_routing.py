@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cdc_reactor.captures import find_captures
 from cdc_reactor.changes import Batch, Create, Delete, Row, Truncate, Update
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.envelope import Envelope, Operation, TableId
-from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable
+from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable, WorldError
 from cdc_reactor.handlers import Context, Handler, handles
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
 from cdc_reactor.reactor import EVERY_LANE, Held, Outcome, Reactor
@@ -101,6 +102,50 @@ def route_all(router: CdcRouter, deliveries: Iterable[Delivery]) -> list[Held | 
     return [router.route(each) for each in deliveries]
 
 
+def all_at_once(router: CdcRouter, deliveries: Sequence[Delivery], size: int = 256) -> list[Any]:
+    """Route lists of so many deliveries, and hold what the reactor would hold."""
+    routed: list[Any] = []
+    for at in range(0, len(deliveries), size):
+        router.route_all(deliveries[at : at + size], routed)
+    return [
+        each if isinstance(each, Held | Settlement) else Held(what, each, each.route)
+        for what, each in zip(deliveries, routed, strict=True)
+    ]
+
+
+def told(routed: Held | Settlement) -> tuple[Any, ...]:
+    """Everything that a router says of a delivery."""
+    if isinstance(routed, Settlement):
+        return routed.delivery.ack_id, routed.verdict, routed.reason, str(routed.error), routed.handler
+    change = routed.subject
+    try:
+        columns = change.columns
+    except DecodeError as error:
+        columns = str(error)
+    schema = change.envelope.schema
+    compiled = schema and (list(schema.converters), schema.defaults)
+    seen = type(change), change.op, change.source, columns, compiled
+    worst = routed.worst and told(routed.worst)
+    return routed.delivery.ack_id, *seen, routed.route.stream, names(routed), routed.lane, worst
+
+
+def counted(router: CdcRouter) -> tuple[Any, ...]:
+    tally = router.tally
+    drops, changes = tally.drops(), tally.changes()
+    return tally.messages, tally.undecodable, drops, changes, tally.snapshot_reads(), tally.unhandled()
+
+
+def mutated(bodies: Sequence[bytes], count: int, chance: random.Random) -> Iterator[bytes]:
+    """Make messages that are mostly sound, and wrong in the rest in all the ways that bytes can be."""
+    texts = [b'"payload"', b'"schema"', b'"source"', b'"op"', b"null", b"{}", b"1e999", b'"x"', b"\xff", b" ", b"}"]
+    for _ in range(count):
+        body = chance.choice(bodies)
+        for _ in range(chance.choice((0, 0, 1, 1, 2))):
+            at = chance.randrange(len(body) + 1)
+            body = body[:at] + chance.choice((b"", *texts)) + body[at + chance.choice((0, 1, 1, 5, 20)) :]
+        yield body
+
+
 @pytest.mark.parametrize("capture", MANIFEST)
 class TestTheForum:
     def test_what_is_counted_is_what_the_manifest_counts(self, capture):
@@ -159,9 +204,21 @@ class TestTheForum:
         assert {len(of_row) for row, of_row in lanes.items() if len(row) > 1} == {1}
         assert len(lanes) > 3
 
-    def test_a_reactor_settles_the_whole_capture(self, capture):
+    @pytest.mark.parametrize("size", [1, 7, 1000])
+    def test_all_at_once_goes_where_each_alone_goes(self, capture, size):
+        wanted = [handler(User, when_changed=["name"]), handler(User, "other"), handler(Vote), handler(Visit)]
+        alone, together = (router_of(*wanted, decoder=decoder_of(capture)) for _ in range(2))
+        deliveries = deliveries_of(capture) * 2
+
+        routed = all_at_once(together, deliveries, size)
+
+        assert list(map(told, routed)) == list(map(told, route_all(alone, deliveries)))
+        assert counted(together) == counted(alone)
+
+    @pytest.mark.parametrize("is_one_by_one", [False, True])
+    def test_a_reactor_settles_the_whole_capture(self, capture, is_one_by_one):
         router = router_of(handler(User, max_size=2), handler(Vote), handler(Visit), decoder=decoder_of(capture))
-        reactor = Reactor(router.route)
+        reactor = Reactor(router.route if is_one_by_one else router)
         deliveries = deliveries_of(capture)
 
         reactor.receive_all(deliveries, 0.0)
@@ -349,6 +406,104 @@ class TestWhatIsWanted:
         what = Delivery(Message(b""), 1)
 
         assert router.route(what) == Settlement(what, ACK, "tombstone")
+
+
+class SilentRegistry:
+    """Knows no schema, and does not answer when it is asked for one."""
+
+    def schema(self, schema_id: int) -> Any:
+        raise WorldError(f"the registry does not answer for {schema_id}")
+
+    def named(self, name: str, revision: str) -> Any:
+        raise WorldError(f"the registry does not answer for {name}@{revision}")
+
+    def add(self, schema: Any) -> int:
+        raise AssertionError(f"nothing brings a schema along: {schema}")
+
+
+class TestAllAtOnce:
+    def test_whatever_is_wrong_with_a_message_it_goes_where_it_goes_alone(self):
+        captures = ("forum_schemas_off", "forum_schemas_on", "forum_one_topic")
+        bodies = [line for c in captures for line in (CAPTURES / f"{c}.values.ndjson").read_bytes().splitlines()]
+        bodies += [b"", b"{}", b"null", b'{"source":{"name":"forum","schema":"public","table":"users"},"op":"c"}']
+        chance = random.Random("routed all at once")
+        deliveries = [Delivery(Message(body), n) for n, body in enumerate(mutated(bodies, 4000, chance))]
+        alone, together = (
+            router_of(handler(User), handler(Vote), handler(Post, ops=(Create, Update))) for _ in range(2)
+        )
+
+        routed = all_at_once(together, deliveries, 50)
+
+        for one, other, what in zip(routed, route_all(alone, deliveries), deliveries, strict=True):
+            assert told(one) == told(other), what.message.data
+        assert counted(together) == counted(alone)
+        kinds = Counter(type(each).__name__ for each in routed)
+        assert min(kinds["Held"], kinds["Settlement"]) > 200
+
+    def test_a_change_of_a_table_that_is_known_stands_there_itself_with_its_route(self):
+        router = router_of(handler(User))
+        routed: list[Any] = []
+
+        router.route_all([delivery("c", after={"id": 1}), delivery("r", after={"id": 1})], routed)
+        router.route_all([delivery("c", after={"id": 2})], routed)
+
+        assert [type(each) for each in routed] == [Held, Settlement, Create]
+        assert routed[2].route is routed[0].route
+
+    def test_tables_of_one_name_are_told_apart(self):
+        class Other(Row, table="audit.users"):
+            id: int
+
+        wanted = [handler(User), handler(Other)]
+        sources = [
+            {"name": name, "schema": schema, "table": "users"} for name in ("a", "b") for schema in ("public", "audit")
+        ]
+        deliveries = [delivery("c", after={"id": 1}, source=source) for source in sources * 3]
+        alone, together = router_of(*wanted), router_of(*wanted)
+
+        routed = all_at_once(together, deliveries)
+
+        assert list(map(told, routed)) == list(map(told, route_all(alone, deliveries)))
+        assert counted(together) == counted(alone)
+
+    def test_filters_and_limits_hold(self):
+        body = delivery("c", after={"id": 1}).message.data
+        longer = delivery("c", after={"id": 1000}).message.data
+        router = router_of(handler(User), decoder=Decoder(max_bytes=len(body)), accept=lambda e, _: e.source.lsn == 7)
+        limited = router_of(handler(User), decoder=Decoder(max_bytes=len(body)))
+        elsewhere = delivery("c", source={"schema": "public", "table": "users"})
+        deliveries = [Delivery(Message(body), 1), Delivery(Message(longer), 2), elsewhere]
+
+        assert [type(each) for each in all_at_once(router, deliveries)] == [Held, Settlement, Settlement]
+        assert [type(each) for each in all_at_once(limited, deliveries)] == [Held, Settlement, Held]
+
+    def test_avro_in_json_is_read_with_its_schema_or_not_at_all(self):
+        plain = delivery("c", after={"forum.public.users.Value": {"id": 1}})
+        named = Message(plain.message.data, {"googclient_schemaname": "projects/p/schemas/s"})
+        router = router_of(handler(User), decoder=Decoder(schemas=SilentRegistry()))
+        routed: list[Any] = []
+
+        with pytest.raises(WorldError, match="does not answer for projects/p/schemas/s"):
+            router.route_all([plain, plain, Delivery(named, 1), plain], routed)
+
+        assert [type(each) for each in routed] == [Held, Create]
+        assert router.tally.messages == 2
+
+    def test_what_came_before_an_error_of_the_world_is_taken_in(self):
+        router = router_of(handler(User, max_size=1), decoder=Decoder(schemas=SilentRegistry()))
+        reactor = Reactor(router)
+        plain, avro = delivery("c", after={"id": 1}), Delivery(Message(b"\x00\x00\x00\x00\x07"), 1)
+
+        with pytest.raises(WorldError, match="does not answer for 7"):
+            reactor.receive_all([plain, plain, avro, plain], 0.0)
+        assert (reactor.taken, reactor.outstanding) == (2, 2)
+
+        reactor.receive_all([plain], 0.0)
+        assert (reactor.taken, reactor.outstanding) == (1, 3)
+
+    def test_of_no_deliveries_nothing_is_told(self):
+        assert all_at_once(router_of(handler(User)), [], 1) == []
+        Reactor(router_of(handler(User))).receive_all([], 0.0)
 
 
 class TestWhenChanged:

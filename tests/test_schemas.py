@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import fastavro
-import grpc  # type: ignore[import-untyped] # grpcio ships no types
+import grpc
 import pytest
 from google.pubsub_v1 import GetSchemaRequest, Schema, SchemaServiceClient
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport

@@ -1,0 +1,405 @@
+"""The long-running process: start-up checks, one consumer for each subscription, signals, health, drain.
+
+It owns the event loop and everything that must be closed again. At the first SIGTERM or SIGINT it stops the intake,
+gives back what has not begun, lets what runs end within the grace, has its acknowledgements confirmed and leaves; at
+the second it leaves at once, which loses nothing either. Neighbours: `consumer` is one subscription at work,
+`run_command` makes a daemon from the settings and says what it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any
+
+from sqlalchemy import Engine
+
+from cdc_reactor.breaker import BreakerLimits
+from cdc_reactor.columns import Placeholder
+from cdc_reactor.consumer import Consumer, Surroundings
+from cdc_reactor.database import check
+from cdc_reactor.decoder import Decoder
+from cdc_reactor.errors import ReactorError, Stopped, UsageError, WorldError
+from cdc_reactor.events import declared_topics
+from cdc_reactor.execution import Executor
+from cdc_reactor.handlers import Handler
+from cdc_reactor.health import HealthServer, HealthState
+from cdc_reactor.pool import PoolRunner, Setup
+from cdc_reactor.pubsub import Limits, Subscription
+from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo
+from cdc_reactor.pubsub_publisher import Publisher
+from cdc_reactor.reactor import Backoff
+from cdc_reactor.routing import CdcRouter
+from cdc_reactor.runners import ProcessRunner, ThreadRunner
+from cdc_reactor.schemas import SchemaStore
+from cdc_reactor.settings import Settings
+from cdc_reactor.telemetry import Telemetry
+
+_log = logging.getLogger("cdc_reactor")
+
+INTERRUPTED = 130
+
+_LOCAL_PROJECT = "local"
+
+_DATABASE_CHECK_SECONDS = 5.0
+_REPORT_SECONDS = 1.0
+# What is left of the grace for acknowledgements to be confirmed, in seconds.
+_CONFIRM_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a daemon is made of; `database_url` is for handlers in other processes, which open it themselves."""
+
+    settings: Settings
+    handlers: Sequence[Handler[Any]]
+    engine: Engine | None
+    database_url: str | None
+    schemas: SchemaStore
+    telemetry: Telemetry = field(default_factory=Telemetry)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """What is told of a daemon that is up."""
+
+    connection: Connection
+    subscriptions: Sequence[tuple[str, SubscriptionInfo]]
+    threads: int
+    health: str | None
+
+
+class Daemon:
+    """Runs until it is told to stop; one object for one run.
+
+    `on_start` is called once when everything is up, with what there is to tell.
+    """
+
+    def __init__(self, parts: Parts, *, on_start: Callable[[Started], None] = lambda _: None) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._on_start = on_start
+        self._consumers: dict[str, tuple[Consumer, Subscription]] = {}
+        self._stop = asyncio.Event()
+        self._status = 0
+        self._fatal: ReactorError | None = None
+        self._is_database_up: bool | None = None
+        self._database_reason = ""
+        self._executor: Executor | None = None
+        self._turn = 0
+        self._started_at = 0.0
+        #: Whether everything that ran came to its end; where not, only leaving the process ends it.
+        self.is_clean = True
+
+    async def run(self) -> int:
+        """Run; return the exit status.
+
+        Raises:
+            UsageError: a subscription, a topic or a permission is missing.
+            WorldError: Pub/Sub or the database does not answer at the start.
+            Stopped: a policy says that nothing shall go on.
+        """
+        self._listen_to_signals()
+        self._started_at = asyncio.get_running_loop().time()
+        async with AsyncExitStack() as stack:
+            started = await self._start(stack)
+            tasks = self._begin()
+            if not self._stop.is_set():
+                self._on_start(started)
+            await self._stop.wait()
+            self.is_clean = await self._drain()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._executor is not None and self.is_clean:
+            self._executor.close()
+        if self._fatal is not None:
+            raise self._fatal
+        return self._status
+
+    def stop(self, status: int = 0) -> None:
+        """End in good order; for the event loop's own thread."""
+        self._status = status
+        self._stop.set()
+
+    # ── the start ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number, status in ((signal.SIGTERM, 0), (signal.SIGINT, INTERRUPTED)):
+            loop.add_signal_handler(number, self._on_signal, number, status)
+
+    def _on_signal(self, number: int, status: int) -> None:
+        if self._stop.is_set():
+            # Not sys.exit: a handler that never returns would keep the process.
+            os._exit(128 + number)
+        _log.info("finishing what runs; a second signal ends at once")
+        self.stop(status)
+
+    async def _start(self, stack: AsyncExitStack) -> Started:
+        pubsub = self._settings.pubsub
+        connection = await Connection.open(
+            # A local broker knows no projects of its own; any name will do, and one must be meant by all.
+            project=pubsub.project or (_LOCAL_PROJECT if pubsub.emulator_host else None),
+            emulator_host=pubsub.emulator_host,
+            endpoint=pubsub.endpoint,
+        )
+        stack.push_async_callback(connection.close)
+        if self._is_creating:
+            await self._create_missing(connection)
+        found = await self._check(connection)
+        publisher = Publisher(connection, timeout=pubsub.publish_timeout)
+        stack.push_async_callback(publisher.close)
+        surroundings = self._surroundings(publisher, stack)
+        for name, _ in found:
+            await self._open(name, connection, surroundings, stack)
+        handlers = [(handler.name, str(handler.table_id)) for handler in self._parts.handlers]
+        self._parts.telemetry.begin([name for name, _ in found], handlers)
+        health = await self._serve_health(stack)
+        threads = self._threads if not self._settings.run.processes else 0
+        return Started(connection=connection, subscriptions=found, threads=threads, health=health)
+
+    @property
+    def _is_creating(self) -> bool:
+        wanted = self._settings.create_missing
+        return self._settings.pubsub.emulator_host is not None if wanted is None else wanted
+
+    @property
+    def _threads(self) -> int:
+        """SQLite takes one writer at a time; more threads would only wait for each other, or fail."""
+        engine = self._parts.engine
+        return 1 if engine is not None and engine.dialect.name == "sqlite" else self._settings.run.threads
+
+    async def _create_missing(self, connection: Connection) -> None:
+        settings = self._settings
+        for topic in (settings.topic, settings.dead_letter_topic, *declared_topics()):
+            await connection.create_topic(topic)
+        for name in settings.subscriptions:
+            await connection.create_subscription(
+                name, settings.topic, ordering=True, ack_deadline=int(settings.pubsub.ack_deadline)
+            )
+
+    async def _check(self, connection: Connection) -> list[tuple[str, SubscriptionInfo]]:
+        """Look at everything that is needed before anything is consumed."""
+        found = [(name, await connection.subscription(name)) for name in self._settings.subscriptions]
+        topic = self._settings.dead_letter_topic
+        if not await connection.topic_exists(topic):
+            raise UsageError(
+                f"the dead-letter topic {topic} does not exist in project {connection.project}; create it "
+                f"(gcloud pubsub topics create {topic}), or name another: dead_letter_topic"
+            )
+        for name, info in found:
+            if info.dead_letter_topic and info.ordering:
+                _log.warning(
+                    "subscription %s is ordered and has a dead-letter policy of its own, which stalls a key for good; "
+                    "remove it: dead letters are published by the daemon",
+                    name,
+                )
+        if self._parts.engine is not None:
+            await _beside(check, self._parts.engine)
+            self._is_database_up = True
+        return found
+
+    def _surroundings(self, publisher: Publisher, stack: AsyncExitStack) -> Surroundings:
+        settings = self._settings
+        return Surroundings(
+            runner=self._runner(stack),
+            publisher=publisher,
+            telemetry=self._parts.telemetry,
+            dead_letter_topic=settings.dead_letter_topic,
+            backoff=Backoff(settings.retry.first, settings.retry.limit, random.random),
+            breaker_limits=BreakerLimits(
+                share=settings.breaker.share,
+                consecutive=settings.breaker.consecutive,
+                window=settings.breaker.window,
+                pause=settings.breaker.pause,
+            ),
+            retry_limit=settings.pubsub.max_lease,
+        )
+
+    def _runner(self, stack: AsyncExitStack) -> ThreadRunner | ProcessRunner:
+        settings = self._settings
+        if settings.run.processes:
+            setup = Setup(
+                targets=settings.handlers,
+                database_url=self._parts.database_url,
+                commit=True,
+                placeholder=settings.unavailable_value_placeholder,
+                unwrapped_prefix=settings.unwrapped_prefix,
+                max_bytes=settings.max_message_bytes,
+            )
+            processes = ProcessRunner(lambda: PoolRunner(setup, settings.run.processes, self._parts.schemas))
+            stack.callback(processes.close, at_once=True)
+            return processes
+        self._executor = Executor(self._parts.engine)
+        threads = ThreadRunner(self._executor.run, self._threads)
+        stack.callback(threads.close)
+        return threads
+
+    async def _open(self, name: str, connection: Connection, surroundings: Surroundings, stack: AsyncExitStack) -> None:
+        pubsub = self._settings.pubsub
+        subscription = Subscription(
+            connection,
+            name,
+            limits=Limits(
+                max_messages=pubsub.max_messages,
+                max_bytes=pubsub.max_bytes,
+                ack_deadline=pubsub.ack_deadline,
+                max_lease=pubsub.max_lease,
+            ),
+            observer=self._parts.telemetry.of_subscription(name),
+        )
+        await subscription.open()
+        stack.push_async_callback(subscription.close)
+        decoder = self._decoder()
+        router = CdcRouter(self._parts.handlers, decoder, unknown_table=self._settings.unknown_table)
+        consumer = Consumer(name, subscription, router, decoder, surroundings=surroundings, on_room=self._offer_room)
+        self._consumers[name] = consumer, subscription
+
+    def _decoder(self) -> Decoder:
+        settings = self._settings
+        return Decoder(
+            schemas=self._parts.schemas,
+            placeholder=Placeholder(settings.unavailable_value_placeholder),
+            unwrapped_prefix=settings.unwrapped_prefix,
+            max_bytes=settings.max_message_bytes,
+        )
+
+    async def _serve_health(self, stack: AsyncExitStack) -> str | None:
+        health = self._settings.health
+        if health.port is None:
+            return None
+        server = HealthServer(self._state, self._parts.telemetry, host=health.host, port=health.port)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        return server.address
+
+    # ── at work ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self) -> list[asyncio.Task[None]]:
+        tasks = [asyncio.create_task(self._consume(consumer)) for consumer, _ in self._consumers.values()]
+        tasks.append(asyncio.create_task(self._report()))
+        if self._parts.engine is not None:
+            tasks.append(asyncio.create_task(self._watch_database(self._parts.engine)))
+        return tasks
+
+    async def _consume(self, consumer: Consumer) -> None:
+        try:
+            await consumer.run()
+        except (UsageError, WorldError, Stopped) as error:
+            self._fatal = error
+            self.stop()
+
+    def _offer_room(self) -> None:
+        """Let every consumer start works, another one first each time."""
+        consumers = [consumer for consumer, _ in self._consumers.values()]
+        if len(consumers) == 1:
+            return  # it went on by itself
+        self._turn = (self._turn + 1) % len(consumers)
+        for consumer in (*consumers[self._turn :], *consumers[: self._turn]):
+            consumer.advance()
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(_REPORT_SECONDS)
+            self._report_now()
+
+    def _report_now(self) -> None:
+        for consumer, subscription in self._consumers.values():
+            consumer.report()
+            self._parts.telemetry.held(
+                consumer.name,
+                subscription.held,
+                size_bytes=subscription.held_bytes,
+                lanes=consumer.lanes_held,
+                oldest_age=subscription.oldest_held_age,
+            )
+
+    async def _watch_database(self, engine: Engine) -> None:
+        while True:
+            try:
+                await _beside(check, engine)
+            except WorldError as error:
+                self._is_database_up, self._database_reason = False, str(error)
+            else:
+                self._is_database_up, self._database_reason = True, ""
+            await asyncio.sleep(_DATABASE_CHECK_SECONDS)
+
+    def _state(self) -> HealthState:
+        now = asyncio.get_running_loop().time()
+        consumers = [consumer for consumer, _ in self._consumers.values()]
+        stillest = max(self._ages(now), default=(0.0, None, None))
+        heartbeats = [c.last_heartbeat for c in consumers if c.last_heartbeat is not None]
+        return HealthState(
+            streams={name: subscription.is_open for name, (_, subscription) in self._consumers.items()},
+            handlers_loaded=bool(self._parts.handlers),
+            running_for=now - self._started_at,
+            database=self._is_database_up,
+            database_reason=self._database_reason,
+            oldest_held_age=stillest[1],
+            last_progress_age=stillest[2],
+            # Each connector must beat; one that never did is judged by how long we run.
+            heartbeat_age=time.time() - min(heartbeats) if len(heartbeats) == len(consumers) else None,
+            draining=self._stop.is_set(),
+            stuck_after=self._settings.health.stuck_after,
+            expects_heartbeats=self._settings.health.expect_heartbeats,
+            halted=tuple(name for consumer in consumers for name in consumer.halted),
+            fatal=str(self._fatal) if self._fatal is not None else "",
+        )
+
+    def _ages(self, now: float) -> Iterator[tuple[float, float | None, float | None]]:
+        """Give for each subscription that holds something: how long it stands still, oldest held, last settled."""
+        for consumer, subscription in self._consumers.values():
+            held = subscription.oldest_held_age
+            settled = None if consumer.last_progress is None else now - consumer.last_progress
+            if held is not None:
+                yield min(held, held if settled is None else settled), held, settled
+
+    # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _drain(self) -> bool:
+        """Stop the intake, give back, finish, confirm; tell whether everything ended in time."""
+        started = time.monotonic()
+        pairs = list(self._consumers.values())
+        await asyncio.gather(*(subscription.stop_intake() for _, subscription in pairs))
+        grace = self._settings.run.grace
+        ended = await asyncio.gather(*(consumer.drain(grace) for consumer, _ in pairs))
+        confirmed = await asyncio.gather(*(subscription.drained(_CONFIRM_SECONDS) for _, subscription in pairs))
+        with suppress(WorldError):
+            self._report_now()
+        if not all(ended):
+            _log.warning("some handlers did not end within the grace of %g s; their changes come again", grace)
+        if not all(confirmed):
+            _log.warning("some acknowledgements were not confirmed; those changes come again")
+        _log.info("drained in %.2f s", time.monotonic() - started)
+        return all(ended)
+
+
+async def _beside(function: Callable[[Engine], None], engine: Engine) -> None:
+    """Call something that may block for long, in a thread that nobody waits for at the end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def report(error: BaseException | None) -> None:
+        if not done.done():
+            done.set_exception(error) if error is not None else done.set_result(None)
+
+    def call() -> None:
+        error: BaseException | None = None
+        try:
+            function(engine)
+        except BaseException as caught:  # noqa: BLE001 - a thread ends here; whoever waits raises it
+            error = caught
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(report, error)
+
+    Thread(target=call, name="database-check", daemon=True).start()
+    await done

@@ -1,0 +1,791 @@
+"""A subscription: deliveries off its stream, leases kept, acks and nacks confirmed.
+
+One stream is read on raw protobuf, and opened again whenever it ends for a reason that may pass. All that is sent back
+goes by unary calls, because acks on the stream say nothing of their success; so leases and acks go on while the stream
+is down. Nothing here looks into a message. Everything belongs to one event loop. Neighbours: `leases` knows what is
+held, `pubsub_connection` has the channels, `consumer` feeds the reactor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Coroutine, Iterable
+from math import inf
+from typing import Any, Protocol
+
+import msgspec
+from google.pubsub_v1 import types
+from google.rpc import error_details_pb2, status_pb2
+from grpc import ChannelConnectivity, StatusCode
+from grpc.aio import EOF, AioRpcError
+
+from cdc_reactor.errors import ReactorError, UsageError, WorldError
+from cdc_reactor.leases import Leases, Round
+from cdc_reactor.messages import NO_ATTRIBUTES, Delivery, Message
+from cdc_reactor.pubsub_connection import (
+    ACKNOWLEDGE,
+    MODIFY_ACK_DEADLINE,
+    RETRYABLE,
+    Connection,
+    StreamChannel,
+    SubscriptionInfo,
+    backoff,
+    routed,
+)
+
+#: A request may have 512 KiB (https://cloud.google.com/pubsub/quotas#resource_limits); an ack id is up to 250 of them.
+IDS_A_REQUEST = 1000
+_REQUESTS_IN_FLIGHT = 8
+_LINGER = 0.010
+_CALL_TIMEOUT = 10.0
+
+# Version 1 of the protocol: the client sends an empty request every 30 s, and the server answers each with an empty
+# response within 15 s (https://github.com/googleapis/google-cloud-go/pull/13457). Not every broker does.
+_PROTOCOL_VERSION = 1
+
+#: How long, when the intake stops, we wait for the broker to end the stream: what is on its way would else stay leased.
+_LAST_RESPONSES = 0.5
+
+#: How many messages we know again that were done and not acknowledged in time.
+_MAX_DONE = 100_000
+
+_Request: Any = types.StreamingPullRequest.pb()
+_Response: Any = types.StreamingPullResponse.pb()
+_AckRequest: Any = types.AcknowledgeRequest.pb()
+_DeadlineRequest: Any = types.ModifyAckDeadlineRequest.pb()
+
+#: Statuses with which another stream would end as well.
+_FINAL = frozenset(
+    {
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.NOT_FOUND,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.UNIMPLEMENTED,
+    }
+)
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How much is held at most, in messages and in bytes of data (0: no limit), and for how long, in seconds.
+
+    `ack_deadline` is 10 to 600; a lease is extended until it is `max_lease` old. A stream on which nothing came for
+    `quiet` seconds, although there was room, is opened anew; so is one whose broker is known to answer heartbeats and
+    left one of them, sent every `heartbeat` seconds, without an answer for half that time.
+    """
+
+    max_messages: int = 10_000
+    max_bytes: int = 100 * 1024 * 1024
+    ack_deadline: float = 60.0
+    max_lease: float = 3600.0
+    quiet: float = 300.0
+    heartbeat: float = 30.0
+
+
+class Observer(Protocol):
+    """What a subscription tells of itself: once a request or a stream, never once a message."""
+
+    def stream_opened(self) -> None:
+        """Hear that the broker answered on a new stream."""
+
+    def reconnected(self, reason: str) -> None:
+        """Hear that a stream ended and another is going to be opened; `reason` is "STATUS: details" or a few words."""
+
+    def acks_confirmed(self, count: int, seconds: float) -> None:
+        """Hear of acks that came back OK, and how long that took with all retries."""
+
+    def leases_expired(self, count: int) -> None:
+        """Hear that leases were given up; their messages will be delivered again."""
+
+
+class Unobserved:
+    """An Observer that nobody listens to."""
+
+    def stream_opened(self) -> None:
+        """Do nothing."""
+
+    def reconnected(self, reason: str) -> None:
+        """Do nothing."""
+
+    def acks_confirmed(self, count: int, seconds: float) -> None:
+        """Do nothing."""
+
+    def leases_expired(self, count: int) -> None:
+        """Do nothing."""
+
+
+class Subscription:
+    """The deliveries of one subscription; not thread-safe. `open` it first, `close` it in the end.
+
+    A delivery counts as held from its arrival until the broker confirmed its ack or nack, or its lease was given up.
+    """
+
+    def __init__(
+        self, connection: Connection, name: str, *, limits: Limits | None = None, observer: Observer | None = None
+    ) -> None:
+        self.path = connection.subscription_path(name)
+        self.limits = limits = limits or Limits()
+        self.observer = observer or Unobserved()
+        #: What the broker says of it; None where we may receive and not ask.
+        self.info: SubscriptionInfo | None = None
+        self.connection = connection
+        self._leases = Leases(limits.ack_deadline, limits.max_lease, jitter=random.random)
+        self._confirmations = _Confirmations(
+            connection, self.path, leases=self._leases, ack_deadline=limits.ack_deadline, observer=self.observer
+        )
+        self._confirmations.on_release = self._look_for_room
+        self._arrived: list[Delivery] = []
+        #: By message id, what has arrived and is neither given back nor acknowledged for certain.
+        self._known: dict[str, Delivery] = {}
+        #: What was acknowledged when its lease was gone, the oldest first: it comes again, and is done.
+        self._done: dict[str, None] = {}
+        self._confirmations.on_acked = self._forget
+        self._confirmations.on_too_late = self._remember
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._stream: _Stream | None = None
+        self._channel: StreamChannel | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._failure: ReactorError | None = None
+        self._is_stopping = False
+
+    @property
+    def held(self) -> int:
+        """How many deliveries are held."""
+        return len(self._leases) + self._confirmations.returning
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of data of everything that is held."""
+        return self._leases.size_bytes + self._confirmations.returning_bytes
+
+    @property
+    def oldest_held_age(self) -> float | None:
+        """How long ago, in seconds, the oldest delivery that is held arrived; None where nothing is."""
+        since = self._leases.oldest_since
+        return None if since is None else asyncio.get_running_loop().time() - since
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a stream is up."""
+        return self._stream is not None and self._stream.is_up()
+
+    @property
+    def last_response(self) -> float:
+        """When the broker last said something on a stream, in the loop's time; 0 for never."""
+        return 0.0 if self._stream is None else self._stream.last_response
+
+    async def open(self) -> None:
+        """Open the stream.
+
+        Raises: UsageError when there is no such subscription, or it is not ours; WorldError when nothing answers.
+        """
+        try:
+            self.info = await self.connection.subscription(self.path)
+        except UsageError as error:
+            # roles/pubsub.subscriber may consume and not ask.
+            if not _is_denied(error):
+                raise
+        self._channel = self.connection.take_stream_channel()
+        self._stream = stream = _Stream(self._channel.channel, self)
+        self._reader = asyncio.create_task(self._read(stream))
+        # Some brokers say nothing before the first message. A subscription that we could look at rarely fails then;
+        # another must prove itself a little longer. What fails later is raised by `receive`.
+        await stream.wait_until_heard(2.0 if self.info is None else 0.3)
+        if self._failure is not None:
+            await self.close()
+            raise self._failure
+
+    async def receive(self) -> list[Delivery]:
+        """Wait for deliveries and return all that have arrived, in order; none once the intake was stopped.
+
+        Raises: UsageError or WorldError when the stream ended for a reason that will not pass.
+        """
+        while not self._arrived:
+            if self._failure is not None:
+                raise self._failure
+            if self._is_stopping:
+                return []
+            self._news.clear()
+            await self._news.wait()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Acknowledge in the background; what comes again all the same is acknowledged again, and not received."""
+        self._confirmations.ack(deliveries)
+
+    def nack(self, deliveries: Iterable[Delivery]) -> None:
+        """Give back in the background, in this order; the broker delivers again at once, to whoever listens."""
+        given_back = list(deliveries)
+        for delivery in given_back:
+            self._known.pop(delivery.message.message_id, None)
+        self._confirmations.nack([d.ack_id for d in given_back])
+
+    def lost(self) -> list[Delivery]:
+        """Return the deliveries whose leases were given up since the last call: they will come again.
+
+        A lease is given up when it is `max_lease` old, when it ran out because the broker could not be reached, and
+        when the broker says, with exactly-once delivery, that it is ours no more.
+        """
+        return self._leases.lost()
+
+    async def stop_intake(self) -> None:
+        """Stop receiving, within 0.5 s; what is held stays leased, and what nobody received yet is given back.
+
+        Nack after this and not before: while the stream is open, the broker delivers again what it was given back.
+        """
+        self._is_stopping = True
+        unwanted, self._arrived = self._arrived, []
+        self._news.set()
+        self._room.set()
+        if self._reader is not None and self._stream is not None:
+            await self._stream.finish()
+            await asyncio.wait([self._reader], timeout=_LAST_RESPONSES)
+            await _end(self._reader)
+        unwanted += self._arrived
+        self._arrived = []
+        # Backwards: were the first of a row given back first, it could be elsewhere before the rest of its row is free.
+        self.nack(reversed(unwanted))
+
+    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109 - answers False instead of raising
+        """Wait until no ack or nack is under way any more; False where that takes longer than `timeout` seconds."""
+        return await self._confirmations.settled(timeout)
+
+    async def close(self) -> None:
+        """Stop at once; what is still held comes again when its lease runs out."""
+        self._is_stopping = True
+        self._news.set()
+        if self._reader is not None:
+            await _end(self._reader)
+        await self._confirmations.close()
+        if self._channel is not None:
+            self._channel.release()
+            self._channel = None
+
+    def is_full(self) -> bool:
+        """Tell whether flow control forbids to read on."""
+        limits = self.limits
+        return 0 < limits.max_messages <= self.held or 0 < limits.max_bytes <= self.held_bytes
+
+    async def has_room(self) -> None:
+        """Wait until flow control lets us read on."""
+        while self.is_full() and not self._is_stopping:
+            self._room.clear()
+            await self._room.wait()
+
+    def arrive(self, response: Any, now: float) -> None:
+        """Take a response's deliveries off the stream."""
+        deliveries = _deliveries(response)
+        known = self._known
+        fresh = {d.message.message_id: d for d in deliveries}
+        if len(fresh) == len(deliveries) and "" not in fresh and not self._done and known.keys().isdisjoint(fresh):
+            known.update(fresh)
+        else:
+            deliveries = self._without_known(deliveries, now)
+        self._leases.take(deliveries, now)
+        self._confirmations.watch_leases()
+        self._arrived += deliveries
+        self._news.set()
+
+    def _without_known(self, deliveries: list[Delivery], now: float) -> list[Delivery]:
+        """Leave out what we have: it goes on under its new ack id, wherever it is, and is handled once.
+
+        The broker sends a message again when it lost our lease: it was restarted, or we could not reach it in time.
+        """
+        new = []
+        for delivery in deliveries:
+            message_id = delivery.message.message_id
+            held = self._known.get(message_id)
+            if held is not None:
+                self._leases.release((held.ack_id,))
+                held.ack_id = delivery.ack_id
+                self._leases.take([held], now)
+            elif message_id in self._done:
+                del self._done[message_id]
+                self._known[message_id] = delivery
+                self._leases.take([delivery], now)
+                self._confirmations.ack((delivery,))
+            else:
+                if message_id:
+                    self._known[message_id] = delivery
+                new.append(delivery)
+        return new
+
+    def _forget(self, deliveries: Iterable[Delivery]) -> None:
+        pop = self._known.pop
+        for delivery in deliveries:
+            pop(delivery.message.message_id, None)
+
+    def _remember(self, deliveries: Iterable[Delivery]) -> None:
+        """Note what was done and could not be acknowledged, up to a limit: others may get it in our place."""
+        self._forget(deliveries)
+        self._done.update((d.message.message_id, None) for d in deliveries if d.message.message_id)
+        while len(self._done) > _MAX_DONE:
+            del self._done[next(iter(self._done))]
+
+    def _look_for_room(self) -> None:
+        if not self._room.is_set() and not self.is_full():
+            self._room.set()
+
+    async def _read(self, stream: _Stream) -> None:
+        pauses = backoff()
+        try:
+            while True:
+                reason = await stream.run()
+                if self._is_stopping:
+                    return
+                if stream.was_heard:
+                    pauses.reset()
+                self.observer.reconnected(reason)
+                await asyncio.sleep(next(pauses))
+        except ReactorError as failure:
+            self._failure = failure
+        except Exception as error:  # noqa: BLE001 - a task ends here: `receive` raises it
+            self._failure = WorldError(f"the stream of {self.path} failed: {error!r}")
+            self._failure.__cause__ = error
+        self._news.set()
+
+
+class _Stream:
+    """The stream of a subscription, as often as it is opened."""
+
+    def __init__(self, channel: Any, owner: Subscription) -> None:
+        self._channel = channel
+        self._owner = owner
+        self._new_call = channel.stream_stream(
+            "/google.pubsub.v1.Subscriber/StreamingPull",
+            request_serializer=_Request.SerializeToString,
+            response_deserializer=_Response.FromString,
+        )
+        self._client_id = str(uuid.uuid4())
+        self._clock = asyncio.get_running_loop().time
+        self._call: Any = None
+        self._cut_because = ""
+        self._heard = asyncio.Event()
+        self._opened_at = self._listening_since = self._pinged_at = 0.0
+        self._answers_pings = False
+        #: Whether the broker said anything on the last stream.
+        self.was_heard = False
+        self.last_response = 0.0
+
+    def is_up(self) -> bool:
+        """Tell whether the broker has taken a stream."""
+        call = self._call
+        if call is None or call.done():
+            return False
+        # Google's emulator says nothing at all before the first message.
+        is_old = self._clock() - self._opened_at > 1.0
+        return self.was_heard or (is_old and self._channel.get_state() is ChannelConnectivity.READY)
+
+    async def run(self) -> str:
+        """Read one stream to its end, and say in a few words why it ended.
+
+        Raises: UsageError or WorldError when another one would end the same way.
+        """
+        self._cut_because, self.was_heard = "", False
+        self._opened_at = self._listening_since = self._pinged_at = self._clock()
+        self._call = call = self._new_call(metadata=routed("subscription", self._owner.path))
+        watchers = [asyncio.create_task(self._listen(call)), asyncio.create_task(self._watch(call))]
+        try:
+            await call.write(self._first_request())
+            await self._read(call)
+        except AioRpcError as error:
+            return self._judge(error)
+        except asyncio.CancelledError:
+            # A call that was cut raises this too.
+            if _is_being_cancelled():
+                raise
+            return self._cut_because or "it was closed here"
+        finally:
+            call.cancel()
+            await _end(*watchers)
+            self._heard.set()
+        return "the broker ended it"
+
+    async def wait_until_heard(self, seconds: float) -> None:
+        """Wait until the broker took the stream or refused it, or the time is over."""
+        await _within(seconds, self._heard.wait())
+
+    async def finish(self) -> None:
+        """Tell the broker that we want no more; it ends the stream after what is on its way."""
+        if self._call is not None and not self._call.done():
+            await self._call.done_writing()
+
+    def _first_request(self) -> Any:
+        limits = self._owner.limits
+        return _Request(
+            subscription=self._owner.path,
+            stream_ack_deadline_seconds=int(limits.ack_deadline),
+            client_id=self._client_id,
+            max_outstanding_messages=limits.max_messages,
+            max_outstanding_bytes=limits.max_bytes,
+            protocol_version=_PROTOCOL_VERSION,
+        )
+
+    async def _read(self, call: Any) -> None:
+        owner = self._owner
+        while True:
+            if owner.is_full():
+                await owner.has_room()
+                self._listening_since = self._clock()
+            response = await call.read()
+            if response is EOF:
+                return
+            self.last_response = now = self._clock()
+            if not self.was_heard:
+                self._hear()
+            if response.received_messages:
+                owner.arrive(response, now)
+            elif self._pinged_at > self._opened_at:
+                self._answers_pings = True
+
+    def _hear(self) -> None:
+        if not self.was_heard:
+            self.was_heard = True
+            self._heard.set()
+            self._owner.observer.stream_opened()
+
+    async def _listen(self, call: Any) -> None:
+        """Wait for the broker's headers, which come with the first response at the latest."""
+        await call.initial_metadata()
+        if not call.done():
+            self._hear()
+
+    async def _watch(self, call: Any) -> None:
+        """Send heartbeats, and cut a stream that is stuck."""
+        limits = self._owner.limits
+        while True:
+            await asyncio.sleep(min(limits.heartbeat, limits.quiet) / 2)
+            self._cut_because = self._stuck(self._clock())
+            if self._cut_because:
+                call.cancel()
+                return
+            if self._clock() - self._pinged_at >= limits.heartbeat * 0.9:
+                await self._ping(call)
+
+    async def _ping(self, call: Any) -> None:
+        self._pinged_at = self._clock()
+        try:
+            await call.write(_Request())
+        except (AioRpcError, asyncio.InvalidStateError):
+            return  # the reader learns it as well, and why
+
+    def _stuck(self, now: float) -> str:
+        """Say why the stream is taken for dead; empty while it is not."""
+        limits = self._owner.limits
+        if self._owner.is_full():
+            return ""
+        silent_since = max(self.last_response, self._listening_since)
+        if self._answers_pings and self._pinged_at > silent_since and now - self._pinged_at >= limits.heartbeat / 2:
+            return "the broker left a heartbeat without an answer"
+        return f"nothing came for {limits.quiet:g} s" if now - silent_since >= limits.quiet else ""
+
+    def _judge(self, error: AioRpcError) -> str:
+        if error.code() in _FINAL:
+            connection = self._owner.connection
+            raise connection.failure(
+                error, f"subscription {self._owner.path}", "pubsub.subscriptions.consume"
+            ) from error
+        return f"{error.code().name}: {error.details()}"
+
+
+class _Confirmations:
+    """Acks, nacks and extensions of one subscription, on their way to the broker until it confirmed them."""
+
+    def __init__(
+        self, connection: Connection, path: str, *, leases: Leases, ack_deadline: float, observer: Observer
+    ) -> None:
+        self._connection = connection
+        self._path = path
+        self._leases = leases
+        self._ack_deadline = ack_deadline
+        self._observer = observer
+        self._acks: list[Delivery] = []
+        self._nacks: list[Delivery] = []
+        self._acking: set[asyncio.Task[None]] = set()
+        self._nacking: asyncio.Task[None] | None = None
+        self._extending: asyncio.Task[None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
+        self._due: asyncio.TimerHandle | None = None
+        self._progress = asyncio.Event()
+        self._is_closed = False
+        #: Called when something is held no more.
+        self.on_release: Callable[[], None] = _nothing
+        #: Called with what the broker confirmed as acknowledged, and with what was to be when its lease was gone.
+        self.on_acked: Callable[[list[Delivery]], None] = _nothing
+        self.on_too_late: Callable[[list[Delivery]], None] = _nothing
+        #: Nacks that are not confirmed: messages, and bytes of their data.
+        self.returning = 0
+        self.returning_bytes = 0
+
+    def ack(self, deliveries: Iterable[Delivery]) -> None:
+        """Add to the next requests; an ack id is read when it is sent, for it may change until then."""
+        self._acks += deliveries
+        self._send_acks()
+
+    def nack(self, ack_ids: list[str]) -> None:
+        """Let go of leases, in this order; what is not held is left out."""
+        released = self._leases.release(ack_ids)
+        if not released or self._is_closed:
+            return
+        self._nacks += released
+        self.returning += len(released)
+        self.returning_bytes += sum([len(d.message.data) for d in released])
+        if self._nacking is None:
+            self._nacking = asyncio.create_task(self._give_back())
+
+    def watch_leases(self) -> None:
+        """Look after what is held now, unless that is going on already."""
+        if self._due is None and self._extending is None and not self._is_closed:
+            self._set_alarm()
+
+    async def settled(self, seconds: float) -> bool:
+        """Wait until nothing is under way; False where that takes longer."""
+        self._send_acks(all_of_them=True)
+        return await _within(seconds, self._until_settled())
+
+    async def close(self) -> None:
+        """Drop what is under way."""
+        self._is_closed = True
+        for timer in (self._linger, self._due):
+            if timer is not None:
+                timer.cancel()
+        self._linger = self._due = None
+        await _end(*self._acking, self._nacking, self._extending)
+
+    async def _until_settled(self) -> None:
+        while self._acks or self._acking or self._nacks or self._nacking is not None:
+            self._progress.clear()
+            await self._progress.wait()
+
+    def _note_progress(self) -> None:
+        self._progress.set()
+        self.on_release()
+
+    # Acks: many requests at a time, each as full as 10 ms make it.
+
+    def _send_acks(self, *, all_of_them: bool = False) -> None:
+        while self._acks and len(self._acking) < _REQUESTS_IN_FLIGHT and not self._is_closed:
+            if len(self._acks) < IDS_A_REQUEST and not all_of_them:
+                break
+            task = asyncio.create_task(self._acknowledge(self._acks[:IDS_A_REQUEST]))
+            del self._acks[:IDS_A_REQUEST]
+            self._acking.add(task)
+            task.add_done_callback(self._acknowledged)
+        if self._acks and self._linger is None and not self._is_closed:
+            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._linger_is_over)
+
+    def _linger_is_over(self) -> None:
+        self._linger = None
+        if len(self._acking) < _REQUESTS_IN_FLIGHT:
+            self._send_acks(all_of_them=True)
+
+    def _acknowledged(self, task: asyncio.Task[None]) -> None:
+        self._acking.discard(task)
+        self._send_acks()
+        self._note_progress()
+
+    async def _acknowledge(self, deliveries: list[Delivery]) -> None:
+        """Send one request until it is confirmed, or none of its leases is left."""
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        pauses = backoff()
+        while deliveries := self._still_held(deliveries):
+            asked = {d.ack_id: d for d in deliveries}
+            ack_ids = list(asked)
+            request = _AckRequest(subscription=self._path, ack_ids=ack_ids)
+            try:
+                await self._connection.call(ACKNOWLEDGE, request, within=_CALL_TIMEOUT)
+                answer = _Answer(ack_ids)
+            except AioRpcError as error:
+                answer = _answer(error, ack_ids)
+            if answer.confirmed:
+                self.on_acked(self._leases.release(answer.confirmed))
+                self._observer.acks_confirmed(len(answer.confirmed), clock() - started)
+            self._give_up(answer.refused)
+            self._note_progress()
+            # Also what came again meanwhile, and has another ack id now.
+            again = set(answer.again)
+            deliveries = [d for ack_id, d in asked.items() if ack_id in again or d.ack_id != ack_id]
+            if again:
+                await asyncio.sleep(next(pauses))
+
+    def _still_held(self, deliveries: list[Delivery]) -> list[Delivery]:
+        held = set(self._leases.still_held([d.ack_id for d in deliveries]))
+        if len(held) == len(deliveries):
+            return deliveries
+        self.on_too_late([d for d in deliveries if d.ack_id not in held])
+        return [d for d in deliveries if d.ack_id in held]
+
+    # Nacks: one request after the other, for their order matters.
+
+    async def _give_back(self) -> None:
+        try:
+            while self._nacks:
+                deliveries = self._nacks[:IDS_A_REQUEST]
+                del self._nacks[:IDS_A_REQUEST]
+                await self._nack([d.ack_id for d in deliveries])
+                self.returning -= len(deliveries)
+                self.returning_bytes -= sum([len(d.message.data) for d in deliveries])
+                self.on_release()
+        finally:
+            self._nacking = None
+            self._note_progress()
+
+    async def _nack(self, ack_ids: list[str]) -> None:
+        """Send one request until it is confirmed, or its leases have run out anyway."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._ack_deadline
+        for pause in backoff():
+            ack_ids = (await self._modify(ack_ids, 0)).again
+            if not ack_ids or loop.time() + pause > end:
+                return
+            await asyncio.sleep(pause)
+
+    # Extensions: rounds of everything that is due.
+
+    def _set_alarm(self) -> None:
+        due_at = self._leases.next_due()
+        if due_at < inf and not self._is_closed:
+            self._due = asyncio.get_running_loop().call_at(due_at, self._alarm)
+
+    def _alarm(self) -> None:
+        self._due = None
+        now = asyncio.get_running_loop().time()
+        given_up = self._leases.given_up
+        asked = self._leases.due(now)
+        self._tell_given_up(since=given_up)
+        if asked is None:
+            self._set_alarm()
+        else:
+            self._extending = asyncio.create_task(self._extend(asked, now))
+
+    async def _extend(self, asked: Round, asked_at: float) -> None:
+        is_extended = False
+        try:
+            is_extended = await self._is_extended(asked.ack_ids)
+        finally:
+            if is_extended:
+                self._leases.extended(asked, asked_at)
+            else:
+                again_at = asyncio.get_running_loop().time() + min(1.0, self._ack_deadline / 20)
+                self._leases.not_extended(asked, again_at)
+            self._extending = None
+            self._set_alarm()
+
+    async def _is_extended(self, ack_ids: list[str]) -> bool:
+        """Ask for more time for all of them; False where some are to be asked for again."""
+        parts = [ack_ids[i : i + IDS_A_REQUEST] for i in range(0, len(ack_ids), IDS_A_REQUEST)]
+        answers: list[_Answer] = []
+        for i in range(0, len(parts), _REQUESTS_IN_FLIGHT):
+            some = [self._modify(part, int(self._ack_deadline)) for part in parts[i : i + _REQUESTS_IN_FLIGHT]]
+            answers += await asyncio.gather(*some)
+        self._give_up([ack_id for a in answers for ack_id in a.refused])
+        return not any(a.again for a in answers)
+
+    async def _modify(self, ack_ids: list[str], seconds: int) -> _Answer:
+        request = _DeadlineRequest(subscription=self._path, ack_ids=ack_ids, ack_deadline_seconds=seconds)
+        try:
+            await self._connection.call(MODIFY_ACK_DEADLINE, request, within=_CALL_TIMEOUT)
+        except AioRpcError as error:
+            return _answer(error, ack_ids)
+        return _Answer(ack_ids)
+
+    def _give_up(self, ack_ids: list[str]) -> None:
+        given_up = self._leases.given_up
+        self._leases.give_up(ack_ids)
+        self._tell_given_up(since=given_up)
+
+    def _tell_given_up(self, since: int) -> None:
+        count = self._leases.given_up - since
+        if count:
+            self._observer.leases_expired(count)
+            self.on_release()
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What became of the ack ids of one request: done, to be sent again, or ours no more."""
+
+    confirmed: list[str]
+    again: list[str] = []
+    refused: list[str] = []
+
+
+def _answer(error: AioRpcError, ack_ids: list[str]) -> _Answer:
+    """Read a failed request: all of it failed, or, with exactly-once delivery, the ack ids that it names."""
+    named = _named_failures(error)
+    failed = [a for a in ack_ids if a in named]
+    if failed:
+        # https://cloud.google.com/pubsub/docs/exactly-once-delivery: TRANSIENT_FAILURE_…, PERMANENT_FAILURE_….
+        again = [a for a in failed if named[a].startswith("TRANSIENT_")]
+        refused = [a for a in failed if not named[a].startswith("TRANSIENT_")]
+        return _Answer([a for a in ack_ids if a not in named], again, refused)
+    return _Answer([], ack_ids) if error.code() in RETRYABLE else _Answer([], [], ack_ids)
+
+
+def _named_failures(error: AioRpcError) -> dict[str, str]:
+    """Return what the error's details say of single ack ids."""
+    named: dict[str, str] = {}
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    named.update(info.metadata)
+    return named
+
+
+def _deliveries(response: Any) -> list[Delivery]:
+    """Make our own values of a response, without its publish times: those would cost 1 µs a message of about 6."""
+    deliveries = []
+    for received in response.received_messages:
+        message = received.message
+        attributes = message.attributes
+        deliveries.append(
+            Delivery(
+                Message(
+                    message.data,
+                    # Half the cost of dict(attributes).
+                    {k: attributes[k] for k in attributes} if attributes else NO_ATTRIBUTES,
+                    message.ordering_key,
+                    message.message_id,
+                ),
+                received.ack_id,
+                received.delivery_attempt or 1,
+            )
+        )
+    return deliveries
+
+
+def _is_denied(error: BaseException) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, AioRpcError) and cause.code() is StatusCode.PERMISSION_DENIED
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _within(seconds: float, waiting: Coroutine[Any, Any, Any]) -> bool:
+    try:
+        await asyncio.wait_for(waiting, seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _end(*tasks: asyncio.Task[None] | None) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    running = [t for t in tasks if t is not None]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing."""

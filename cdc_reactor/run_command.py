@@ -1,0 +1,209 @@
+"""The command `run`: from the settings to a Daemon, and from what the daemon tells to a few lines on the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine, MetaData
+
+from cdc_reactor import __version__
+from cdc_reactor.daemon import Daemon, Parts, Started
+from cdc_reactor.database import check, create_tables, metadata_of, open_engine
+from cdc_reactor.discovery import load_handlers
+from cdc_reactor.errors import UsageError
+from cdc_reactor.handlers import Handler
+from cdc_reactor.schemas import open_schemas
+from cdc_reactor.settings import Settings
+
+_LOCAL_DATABASE = "sqlite:///.cdc-reactor/run.db"
+_LINE = "%(asctime)s %(levelname)-7s %(message)s"
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def run(settings: Settings) -> int:
+    """Run the daemon, or with `reload` a process that restarts it; return the exit status.
+
+    Raises:
+        UsageError: a setting, a handler module, a subscription or a permission is wrong.
+        WorldError: Pub/Sub or the database does not answer.
+    """
+    if settings.run.reload:
+        return _run_reloading(settings)
+    _set_up_logs(settings)
+    found = load_handlers(settings.handlers)
+    for target in found.empty:
+        typer.echo(f"note: {target} has no handlers", err=True)
+    tables = metadata_of(found.handlers)
+    url = _database_url(settings, tables)
+    engine = None if url is None else open_engine(url)
+    if engine is not None and (settings.create_tables or settings.database_url is None):
+        _create(tables, engine)
+    parts = Parts(
+        settings=settings,
+        handlers=found.handlers,
+        engine=engine,
+        database_url=url,
+        schemas=open_schemas(settings.schemas),
+    )
+    return asyncio.run(_run(parts))
+
+
+async def _run(parts: Parts) -> int:
+    daemon = Daemon(parts, on_start=lambda started: _greet(parts, started))
+    status = await daemon.run()
+    if not daemon.is_clean:
+        # A handler that never returns would keep the process; its changes were given back.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(status)
+    return status
+
+
+def _set_up_logs(settings: Settings) -> None:
+    handler = logging.StreamHandler()
+    is_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
+    handler.setFormatter(_JsonFormatter() if is_json else logging.Formatter(_LINE, "%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("cdc_reactor").setLevel(_LEVELS[settings.log.level])
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the names that Cloud Logging reads.
+
+    https://cloud.google.com/logging/docs/structured-logging#special-payload-fields
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record; of an error in our own code its traceback, too."""
+        line = {
+            "severity": record.levelname,
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name in ("handler", "table"):
+            if hasattr(record, name):
+                line[name] = getattr(record, name)
+        if record.exc_info:
+            line["stack_trace"] = self.formatException(record.exc_info)
+        return orjson.dumps(line).decode()
+
+
+def _database_url(settings: Settings, tables: Sequence[MetaData]) -> str | None:
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    # Beside a local broker everything is local; in the cloud a forgotten address must not become a file in a pod.
+    return _LOCAL_DATABASE if tables and settings.pubsub.emulator_host is not None else None
+
+
+def _create(tables: Sequence[MetaData], engine: Engine) -> None:
+    check(engine)
+    for metadata in tables:
+        create_tables(engine, metadata)
+
+
+# ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _greet(parts: Parts, started: Started) -> None:
+    for line in greeting(parts, started):
+        typer.echo(line)
+    if parts.handlers:
+        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+        console.print(_table(parts.handlers))
+
+
+def greeting(parts: Parts, started: Started) -> list[str]:
+    """Say in five lines what runs, on what, and where to look."""
+    settings = parts.settings
+    place = settings.pubsub.emulator_host or settings.pubsub.endpoint or "the cloud"
+    engine = parts.engine
+    database = "none" if engine is None else engine.url.render_as_string(hide_password=True)
+    where = f"{settings.run.processes} processes" if settings.run.processes else f"{started.threads} threads"
+    if started.threads == 1 and settings.run.threads > 1:
+        where = "1 thread (SQLite takes one writer at a time)"
+    return [
+        f"cdc-reactor {__version__}, process {os.getpid()}; {len(parts.handlers)} handlers in {where}",
+        f"Pub/Sub   {place}, project {started.connection.project}; dead letters to {settings.dead_letter_topic}",
+        f"consumes  {', '.join(_subscription(name, info) for name, info in started.subscriptions)}",
+        f"database  {database}",
+        f"health    {f'http://{started.health}/readyz and /metrics' if started.health else 'off'}",
+    ]
+
+
+def _subscription(name: str, info: Any) -> str:
+    kinds = [
+        "ordered" if info.ordering else "not ordered",
+        *(["exactly once"] if info.exactly_once else []),
+    ]
+    return f"{name} (topic {info.topic.rpartition('/')[2]}, {', '.join(kinds)})"
+
+
+def _table(handlers: Sequence[Handler[Any]]) -> Table:
+    table = Table("table", "handler", "batch", "wait", "on poison", "owner", "where")
+    for handler in handlers:
+        table.add_row(
+            str(handler.table_id),
+            handler.name,
+            str(handler.max_size),
+            f"{handler.max_wait:g} s",
+            handler.on_poison,
+            handler.owner or "·",
+            _shortened(handler.place),
+        )
+    return table
+
+
+def _shortened(place: str) -> str:
+    with suppress(ValueError):
+        return str(Path(place).relative_to(Path.cwd()))
+    return place
+
+
+# ── reload ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _run_reloading(settings: Settings) -> int:
+    """Run the daemon in a process of its own, and restart that when a file of the handlers changes."""
+    try:
+        from watchfiles import PythonFilter, run_process
+    except ImportError:
+        raise UsageError("--reload needs watchfiles: pip install 'cdc-reactor[reload]'") from None
+    folders = _folders(settings.handlers)
+    typer.echo(f"watching {', '.join(str(folder) for folder in folders)} for changes", err=True)
+    command = " ".join(["cdc-reactor", *(arg for arg in sys.argv[1:] if arg != "--reload"), "--no-reload"])
+    # SIGINT lets the daemon drain; watchfiles sends SIGKILL only after its own timeout.
+    run_process(
+        *folders,
+        target=command,
+        target_type="command",
+        watch_filter=PythonFilter(),
+        sigint_timeout=ceil(settings.run.grace) + 6,
+        callback=lambda changes: typer.echo(
+            f"restarting: {', '.join(sorted({Path(path).name for _, path in changes}))} changed", err=True
+        ),
+    )
+    return 130
+
+
+def _folders(targets: Sequence[str]) -> list[Path]:
+    found = []
+    for target in targets:
+        path = Path(target) if Path(target).exists() else Path(target.replace(".", "/"))
+        if not path.exists():
+            raise UsageError(f"--reload watches files, and {target} is neither a file nor a folder here")
+        found.append(path.resolve())
+    return found

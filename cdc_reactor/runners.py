@@ -1,0 +1,188 @@
+"""Where a daemon's works are run: threads of this process, or other processes. The event loop hands over and is told.
+
+Works go in by `start`, and each comes back once, on the event loop, to the callback that it was started with. A runner
+decides nothing about order: whoever starts two works has made sure that they may run side by side. Neighbours:
+`execution` runs one work, `pool` keeps the processes, `consumer` starts works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import NamedTuple, Protocol, TypeAlias
+
+from cdc_reactor.errors import WorldError
+from cdc_reactor.execution import WORLD_PAUSE
+from cdc_reactor.messages import Verdict
+from cdc_reactor.pool import PoolRunner
+from cdc_reactor.reactor import Outcome, Work
+
+_log = logging.getLogger("cdc_reactor")
+
+#: Is given a work, what became of it, and how many seconds the run took.
+Done: TypeAlias = Callable[[Work, Outcome, float], None]
+
+
+class Runner(Protocol):
+    """Runs works beside the event loop."""
+
+    @property
+    def room(self) -> int:
+        """How many works it takes now."""
+
+    def start(self, work: Work, done: Done) -> None:
+        """Take a work; `done` is called on the event loop."""
+
+    def take_back(self) -> list[tuple[Work, Done]]:
+        """Hand back what was taken and not yet begun."""
+
+
+class _Task(NamedTuple):
+    work: Work
+    done: Done
+
+
+class _Finished(NamedTuple):
+    task: _Task
+    outcome: Outcome
+    seconds: float
+
+
+def given_back(work: Work, reason: str = "", *, pause: float | None = None) -> Outcome:
+    """Say of a work that nothing of it was applied and nothing of it is to blame."""
+    return Outcome((Verdict.NACK,) * len(work.held), pause=pause, pause_reason=reason)
+
+
+class ThreadRunner:
+    """Runs works in threads, two for each thread at most, so that none waits for the event loop.
+
+    Made on the event loop and used there only. The threads are daemons: one whose handler never returns keeps no
+    process alive.
+    """
+
+    def __init__(self, run: Callable[[Work], Outcome], threads: int) -> None:
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._finished: deque[_Finished] = deque()
+        self._is_called = False
+        self._room = 2 * threads
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"handlers-{n}", daemon=True) for n in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def room(self) -> int:
+        """How many works it takes now."""
+        return self._room
+
+    def start(self, work: Work, done: Done) -> None:
+        """Take a work; `done` is called on the event loop."""
+        self._room -= 1
+        self._tasks.put(_Task(work, done))
+
+    def take_back(self) -> list[tuple[Work, Done]]:
+        """Hand back what was taken and not yet begun."""
+        taken: list[tuple[Work, Done]] = []
+        with suppress(Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                if task is not None:
+                    taken.append(task)
+        self._room += len(taken)
+        return taken
+
+    def close(self) -> None:
+        """End the threads that have nothing to do."""
+        for _ in self._threads:
+            self._tasks.put(None)
+
+    def _serve(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            started = time.perf_counter()
+            outcome = self._outcome(task.work)
+            self._finished.append(_Finished(task, outcome, time.perf_counter() - started))
+            if not self._is_called:
+                # One call for all that is finished by then; a hand-over between threads costs more than a batch.
+                self._is_called = True
+                with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                    self._loop.call_soon_threadsafe(self._report)
+
+    def _outcome(self, work: Work) -> Outcome:
+        try:
+            return self._run(work)
+        except BaseException as error:  # noqa: BLE001 - a thread would end here, and its works be lost
+            # A fault of ours, not of the handler: nothing is lost by it, and the thread goes on.
+            _log.exception("%s: the run broke off", work.consumer.name)
+            return given_back(work, f"the run broke off ({type(error).__name__})", pause=WORLD_PAUSE)
+
+    def _report(self) -> None:
+        self._is_called = False
+        try:
+            while self._finished:
+                (work, done), outcome, seconds = self._finished.popleft()
+                self._room += 1
+                done(work, outcome, seconds)
+        finally:
+            # Whatever one work's callback raises is told by the event loop, and keeps no other from coming back.
+            if self._finished:
+                self._loop.call_soon(self._report)
+
+
+class ProcessRunner:
+    """Runs works in the processes of a pool; when one dies, its works are given back and the pool is made anew."""
+
+    def __init__(self, make_pool: Callable[[], PoolRunner]) -> None:
+        self._make_pool = make_pool
+        self._pool = make_pool()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def room(self) -> int:
+        """How many works it takes now."""
+        return self._pool.room
+
+    def start(self, work: Work, done: Done) -> None:
+        """Take a work; `done` is called on the event loop."""
+        started = time.perf_counter()
+        pool = self._pool
+
+        def finish() -> None:
+            outcome = self._collect(pool, work)
+            done(work, outcome, time.perf_counter() - started)
+
+        try:
+            future = pool.begin(work)
+        except WorldError as error:
+            outcome = self._replace(pool, work, str(error))
+            self._loop.call_soon(done, work, outcome, 0.0)
+            return
+        future.add_done_callback(lambda _: self._loop.call_soon_threadsafe(finish))
+
+    def _collect(self, pool: PoolRunner, work: Work) -> Outcome:
+        try:
+            return pool.end(work)
+        except WorldError as error:
+            return self._replace(pool, work, str(error))
+
+    def _replace(self, pool: PoolRunner, work: Work, reason: str) -> Outcome:
+        if pool is self._pool:
+            _log.error("%s; starting others", reason.partition(";")[0])
+            self._pool = self._make_pool()
+        return given_back(work, reason, pause=WORLD_PAUSE)
+
+    def take_back(self) -> list[tuple[Work, Done]]:
+        """Hand back nothing: what a process was sent is as good as begun."""
+        return []
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End the processes."""
+        self._pool.close(at_once=at_once)
