@@ -11,10 +11,10 @@ CAPTURES := tests/captures
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
-.PHONY: help setup demo test check bench format clean
+.PHONY: help setup demo test check conformance faults bench format clean
 
 help: ## Show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed-dev ## Make .venv with everything that development needs
 	@:
@@ -36,6 +36,13 @@ check: $(VENV)/.installed-dev ## Lint, formatting, types, layers
 	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/mypy --no-error-summary
 	@found=$$($(BIN)/lint-imports --no-logo 2>&1) || { echo "$$found"; exit 1; }
+
+conformance: $(VENV)/.installed-dev ## Run the cases on every Pub/Sub that is here, then Google's own system tests
+	@$(BIN)/python -m pytest -q tests/conformance
+	@$(BIN)/python tests/conformance/outside.py
+
+faults: $(VENV)/.installed-dev ## Run the fault tests at full size (about half an hour)
+	@CDC_REACTOR_FAULTS=full $(BIN)/python -m pytest -q tests/faults --timeout 3600
 
 bench: $(VENV)/.installed-bench ## Measure the throughput of the core and of a replay
 	@$(BIN)/python -m benchmarks all
