@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cdc_reactor.breaker import Breaker, BreakerLimits
 from cdc_reactor.dead_letters import Circumstances, letter, without_reasons
@@ -25,7 +25,7 @@ from cdc_reactor.envelope import Drop
 from cdc_reactor.errors import MessageRefused, PublishError, ReactorError, Stopped, WorldError
 from cdc_reactor.events import EncodedEvent, Publication
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
-from cdc_reactor.reactor import Backoff, Outcome, Reactor, Work
+from cdc_reactor.reactor import Backoff, Failure, Outcome, Reactor, Work
 from cdc_reactor.routing import CdcRouter
 from cdc_reactor.runners import Runner, given_back
 from cdc_reactor.telemetry import Telemetry
@@ -228,15 +228,20 @@ class Consumer:
             self._idle.set()
 
     async def _publish_and_complete(self, work: Work, outcome: Outcome) -> None:
-        for topic, messages in _by_topic(outcome.events):
-            if not await self._publish(topic, messages):
-                # The end is near and the broker is not: what was applied comes again, which is no loss.
-                outcome = given_back(work, "its events were not confirmed")
-                break
+        try:
+            for topic, messages in _by_topic(outcome.events):
+                if not await self._publish(topic, messages):
+                    # The end is near and the broker is not: what was applied comes again, which is no loss.
+                    outcome = given_back(work, "its events were not confirmed")
+                    break
+        except MessageRefused as error:
+            # A topic with a schema, for one; which change made the event is not known.
+            failure = Failure(error)
+            outcome = Outcome((Verdict.NACK,) * len(work.held), dict.fromkeys(range(len(work.held)), failure))
         self._complete(work, outcome)
 
-    async def _publish(self, topic: str, messages: Sequence[Message]) -> bool:
-        """Publish until the broker confirms; tell whether it did before the end."""
+    async def _publish(self, topic: str, messages: Sequence[Message]) -> Literal[True] | None:
+        """Publish until the broker confirms; None where the end came before that."""
         while True:
             started = self._loop.time()
             try:
@@ -244,7 +249,7 @@ class Consumer:
             except PublishError as error:
                 self._note_pause("publish", topic, str(error))
                 if self._draining.is_set():
-                    return False
+                    return None
                 await self._sleep(_WORLD_RETRY)
             else:
                 self._note_pause("publish", topic, "")
@@ -286,29 +291,37 @@ class Consumer:
         """Publish dead letters in their order; each is acknowledged when the broker has confirmed it."""
         while self._letters:
             chunk = [self._letters[n] for n in range(min(_LETTERS_AT_ONCE, len(self._letters)))]
-            if not await self._publish_letters([self._letter(s) for s in chunk]):
+            is_published: bool | None
+            try:
+                is_published = await self._publish(self._around.dead_letter_topic, [self._letter(s) for s in chunk])
+            except MessageRefused:
+                # One is so large that the reasons make it too large; which one, the publisher tells of one alone.
+                chunk = chunk[:1]
+                is_published = await self._bury_alone(chunk[0])
+            if is_published is None:
                 return
-            for _ in chunk:
-                self._letters.popleft()
-            self._subscription.ack([s.delivery for s in chunk])
-            self._around.telemetry.settled(self.name, Verdict.DEAD_LETTER, len(chunk))
             for settlement in chunk:
+                self._letters.popleft()
                 self._first_failures.pop(settlement.delivery.message.message_id, None)
+            if is_published:
+                self._subscription.ack([s.delivery for s in chunk])
+                self._around.telemetry.settled(self.name, Verdict.DEAD_LETTER, len(chunk))
 
-    async def _publish_letters(self, messages: list[Message]) -> bool:
-        topic = self._around.dead_letter_topic
-        try:
-            return await self._publish(topic, messages)
-        except MessageRefused:
-            # One is so large that the reasons make it too large; which one, the publisher tells of one alone.
-            for message in messages:
-                try:
-                    done = await self._publish(topic, [message])
-                except MessageRefused:
-                    done = await self._publish(topic, [without_reasons(message)])
-                if not done:
-                    return False
-            return True
+    async def _bury_alone(self, settlement: Settlement) -> bool | None:
+        """Publish one dead letter, without its reasons where there is no room for them; else give it back."""
+        message = self._letter(settlement)
+        reason = ""
+        for form in (message, without_reasons(message)):
+            try:
+                return await self._publish(self._around.dead_letter_topic, [form])
+            except MessageRefused as error:
+                reason = str(error)
+        # Those behind it must not wait until somebody has mended the topic; it comes again, and is refused again.
+        message_id = settlement.delivery.message.message_id
+        _log.error("message %s is refused as a dead letter and goes back to the broker: %s", message_id, reason)
+        self._subscription.nack([settlement.delivery])
+        self._around.telemetry.settled(self.name, Verdict.NACK, 1)
+        return False
 
     def _letter(self, settlement: Settlement) -> Message:
         now = self._around.clock()

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+#: What Pub/Sub takes of one message and of its ordering key, less what wraps the message in its request.
+#: https://cloud.google.com/pubsub/quotas#resource_limits
+MAX_EVENT_BYTES = 10_000_000 - 1_000
+MAX_KEY_BYTES = 1_024
+
 OnPoison: TypeAlias = Literal["skip", "park", "halt"]
 Kind: TypeAlias = type[Create[Any] | Update[Any] | Delete[Any] | Truncate[Any]]
 
@@ -75,12 +80,16 @@ class Context:
             raise TypeError(f'{type(event).__name__} has no topic: class {type(event).__name__}(Event, topic="…")')
         try:
             # Found out after the commit, it would be too late: the event would be lost, or the change applied twice.
-            encode(event)
-            key.encode()
+            size_bytes, key_bytes = len(encode(event)), len(key.encode())
         except AttributeError:
             raise TypeError(f"{type(event).__name__}: an ordering key is text, not {type(key).__name__}") from None
         except ValueError as error:
             raise TypeError(f"{type(event).__name__} cannot be written as JSON: {error}") from error
+        if size_bytes > MAX_EVENT_BYTES or key_bytes > MAX_KEY_BYTES:
+            raise ValueError(
+                f"{type(event).__name__} has {size_bytes:,} bytes and a key of {key_bytes:,}; "
+                f"topic {event.topic} takes {MAX_EVENT_BYTES:,} and {MAX_KEY_BYTES:,}"
+            )
         self.publications.append(Publication(event, key))
 
 

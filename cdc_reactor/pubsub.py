@@ -243,8 +243,7 @@ class Subscription:
         self._news.set()
         self._room.set()
         if self._reader is not None and self._stream is not None:
-            await self._stream.finish()
-            await asyncio.wait([self._reader], timeout=_LAST_RESPONSES)
+            await _within(_LAST_RESPONSES, self._last_responses(self._stream, self._reader))
             await _end(self._reader)
         unwanted += self._arrived
         self._arrived = []
@@ -331,6 +330,11 @@ class Subscription:
         if not self._room.is_set() and not self.is_full():
             self._room.set()
 
+    async def _last_responses(self, stream: _Stream, reader: asyncio.Task[None]) -> None:
+        """Let the broker end the stream, where there is one."""
+        if await stream.finish():
+            await asyncio.wait([reader])
+
     async def _read(self, stream: _Stream) -> None:
         pauses = backoff()
         try:
@@ -410,10 +414,12 @@ class _Stream:
         """Wait until the broker took the stream or refused it, or the time is over."""
         await _within(seconds, self._heard.wait())
 
-    async def finish(self) -> None:
-        """Tell the broker that we want no more; it ends the stream after what is on its way."""
-        if self._call is not None and not self._call.done():
-            await self._call.done_writing()
+    async def finish(self) -> bool:
+        """Tell the broker that we want no more: it ends the stream after what is on its way; False without a stream."""
+        if self._call is None or self._call.done():
+            return False
+        await self._call.done_writing()
+        return True
 
     def _first_request(self) -> Any:
         limits = self._owner.limits
@@ -470,7 +476,10 @@ class _Stream:
     async def _ping(self, call: Any) -> None:
         self._pinged_at = self._clock()
         try:
-            await call.write(_Request())
+            await asyncio.wait_for(call.write(_Request()), self._owner.limits.heartbeat / 2)
+        except TimeoutError:
+            self._cut_because = "a heartbeat could not be sent"
+            call.cancel()
         except (AioRpcError, asyncio.InvalidStateError):
             return  # the reader learns it as well, and why
 

@@ -144,7 +144,8 @@ class Connection:
         # Looking for credentials may ask a metadata server, and waits for it.
         credentials, own_project = await asyncio.to_thread(_credentials)
         address = endpoint or _SERVICE
-        new_channel = partial(_secure_channel, address if ":" in address else f"{address}:443", credentials)
+        address = address if ":" in address else f"{address}:443"
+        new_channel = partial(_secure_channel, address, credentials)
         return cls(_named(project or own_project), address, new_channel=new_channel, patience=patience)
 
     def subscription_path(self, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -62,6 +63,9 @@ def run(settings: Settings) -> int:
 
 
 async def _run(parts: Parts) -> int:
+    # What is loaded by now stays; the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
     daemon = Daemon(parts, on_start=lambda started: _greet(parts, started))
     status = await daemon.run()
     if not daemon.is_clean:

@@ -216,3 +216,16 @@ class TestAContext:
 
         with pytest.raises(TypeError, match="Odd cannot be written as JSON: Unable to serialize unknown type"):
             context().publish(Odd(thing=object()))
+
+
+def test_an_event_that_no_topic_would_take_fails_in_the_handler_and_not_after_its_commit():
+    class Report(Event, topic="report.written.v1"):
+        text: str
+
+    ctx = context()
+
+    with pytest.raises(ValueError, match=r"Report has 10,000,011 bytes and a key of 0; topic report.written.v1 takes"):
+        ctx.publish(Report(text="x" * 10_000_000))
+    with pytest.raises(ValueError, match="a key of 1,025"):
+        ctx.publish(Report(text="x"), key="k" * 1_025)
+    assert ctx.publications == []

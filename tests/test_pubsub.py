@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
 import pytest
 from google.pubsub_v1 import types
+from grpc import StatusCode
 
 from cdc_reactor.errors import UsageError, WorldError
 from cdc_reactor.local.broker_admin import BrokerAdmin
@@ -669,6 +671,196 @@ def test_a_broker_that_does_not_answer_is_told_at_the_opening():
         with pytest.raises(WorldError, match=r"Pub/Sub at 127\.0\.0\.1:1 does not answer about subscription"):
             await Subscription(connection, "orders-s").open()
         await connection.close()
+
+    run(test)
+
+
+# ── brokers that ours is not ──
+
+
+class Script:
+    """A Pub/Sub that says what a test wants: the part of the service that a subscription calls."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+        self.answered_pings: float = float("inf")
+        self.refusals: dict[str, StatusCode] = {}
+        self.streams = 0
+        self.acks: list[list[str]] = []
+
+    async def serve(self) -> tuple[Any, str]:
+        server = grpc.aio.server()
+        parse: dict[str, Any] = {
+            "GetSubscription": types.GetSubscriptionRequest,
+            "Acknowledge": types.AcknowledgeRequest,
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(getattr(self, name), request.pb().FromString, bytes)
+            for name, request in parse.items()
+        }
+        handlers["StreamingPull"] = grpc.stream_stream_rpc_method_handler(
+            self.StreamingPull,
+            types.StreamingPullRequest.pb().FromString,
+            types.StreamingPullResponse.pb().SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("google.pubsub.v1.Subscriber", handlers),)
+        )
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return server, f"127.0.0.1:{port}"
+
+    async def GetSubscription(self, request: Any, context: Any) -> bytes:  # noqa: N802 - the service's name
+        await self.refuse("GetSubscription", context)
+        return b""
+
+    async def Acknowledge(self, request: Any, context: Any) -> bytes:  # noqa: N802 - the service's name
+        self.acks.append(list(request.ack_ids))
+        await self.refuse("Acknowledge", context)
+        return b""
+
+    async def StreamingPull(self, requests: Any, context: Any) -> None:  # noqa: N802 - the service's name
+        await self.refuse("StreamingPull", context)
+        self.streams += 1
+        first = types.StreamingPullResponse.pb()()
+        first.received_messages.add(ack_id=f"a{self.streams}", message={"data": b"x", "message_id": f"{self.streams}"})
+        async for request in requests:
+            self.requests.append(request)
+            if request.subscription:
+                await context.write(first)
+            elif self.answered_pings:
+                self.answered_pings -= 1
+                await context.write(types.StreamingPullResponse.pb()())
+
+    async def refuse(self, method: str, context: Any) -> None:
+        if method in self.refusals:
+            await context.abort(self.refusals[method], "so it is written")
+
+
+@asynccontextmanager
+async def scripted(script: Script, **limits: Any) -> AsyncIterator[tuple[Subscription, Heard]]:
+    server, address = await script.serve()
+    connection = await Connection.open("p", emulator_host=address, patience=0.5)
+    heard = Heard()
+    subscription = Subscription(connection, "orders-s", limits=Limits(**limits), observer=heard.observer())
+    try:
+        yield subscription, heard
+    finally:
+        await subscription.close()
+        await connection.close()
+        await server.stop(None)
+
+
+def test_the_first_request_says_what_we_want_and_the_others_nothing():
+    async def test():
+        script = Script()
+        async with scripted(script, max_messages=7, max_bytes=9, ack_deadline=30, heartbeat=0.05) as (subscription, _):
+            await subscription.open()
+            await until(lambda: len(script.requests) >= 3)
+
+            first, *others = script.requests
+            assert first.client_id
+            first.client_id = ""
+            assert first == types.StreamingPullRequest.pb()(
+                subscription=NAME,
+                stream_ack_deadline_seconds=30,
+                max_outstanding_messages=7,
+                max_outstanding_bytes=9,
+                protocol_version=1,
+            )
+            assert all(other == types.StreamingPullRequest.pb()() for other in others)
+
+    run(test)
+
+
+def test_a_stream_whose_broker_stops_answering_heartbeats_is_opened_anew():
+    async def test():
+        script = Script()
+        script.answered_pings = 2
+        async with scripted(script, heartbeat=0.1) as (subscription, heard):
+            await subscription.open()
+
+            await until(lambda: script.streams == 2)
+
+            assert heard.reconnected == ["the broker left a heartbeat without an answer"]
+
+    run(test)
+
+
+def test_a_quiet_stream_whose_broker_answers_heartbeats_is_left_alone():
+    async def test():
+        script = Script()
+        async with scripted(script, quiet=0.5, heartbeat=0.05) as (subscription, heard):
+            await subscription.open()
+            started = subscription.last_response
+
+            await until(lambda: subscription.last_response - started > 1.5)
+
+            assert (script.streams, heard.reconnected) == (1, [])
+
+    run(test)
+
+
+def test_who_may_consume_and_not_look_receives():
+    async def test():
+        script = Script()
+        script.refusals["GetSubscription"] = StatusCode.PERMISSION_DENIED
+        async with scripted(script) as (subscription, _):
+            await subscription.open()
+
+            assert data(await take(subscription, 1)) == [b"x"]
+            assert subscription.info is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("may_look", [True, False])
+def test_who_may_not_consume_is_told_the_permission_at_the_opening(may_look):
+    async def test():
+        script = Script()
+        script.refusals["StreamingPull"] = StatusCode.PERMISSION_DENIED
+        if not may_look:
+            script.refusals["GetSubscription"] = StatusCode.PERMISSION_DENIED
+        async with scripted(script) as (subscription, _):
+            with pytest.raises(UsageError, match=r"give our account the permission pubsub\.subscriptions\.consume"):
+                await subscription.open()
+
+    run(test)
+
+
+@pytest.mark.parametrize("status", ["ABORTED", "CANCELLED", "INTERNAL", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "UNKNOWN"])
+def test_an_ack_is_sent_again_after_a_status_that_may_pass(status):
+    async def test():
+        script = Script()
+        async with scripted(script) as (subscription, heard):
+            await subscription.open()
+            deliveries = await take(subscription, 1)
+            script.refusals["Acknowledge"] = StatusCode[status]
+
+            subscription.ack(deliveries)
+            await until(lambda: len(script.acks) >= 2)
+            assert (subscription.held, heard.acks) == (1, [])
+            script.refusals.clear()
+            assert await subscription.drained(10)
+
+            assert (subscription.held, heard.acks, subscription.lost()) == (0, [1], [])
+
+    run(test)
+
+
+def test_an_ack_that_the_broker_will_never_take_is_given_up():
+    async def test():
+        script = Script()
+        async with scripted(script) as (subscription, heard):
+            await subscription.open()
+            deliveries = await take(subscription, 1)
+            script.refusals["Acknowledge"] = StatusCode.INVALID_ARGUMENT
+
+            subscription.ack(deliveries)
+            assert await subscription.drained(10)
+
+            assert (script.acks, heard.acks, heard.expired) == ([["a1"]], [], 1)
+            assert (subscription.held, subscription.lost()) == (0, deliveries)
 
     run(test)
 
