@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -131,6 +132,49 @@ def test_a_machine_without_credentials_is_told_the_cure(no_credentials):
         UsageError, match="no credentials for Google Cloud: run `gcloud auth application-default login`"
     ):
         asyncio.run(Connection.open("p"))
+
+
+@pytest.fixture
+def own_credentials(no_credentials, monkeypatch, tmp_path):
+    """Credentials of a person, which are not asked for a token before they are needed."""
+    written = tmp_path / "adc.json"
+    person = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
+    written.write_text(json.dumps({**person, "quota_project_id": "q"}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(written))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        (None, "pubsub.googleapis.com:443"),
+        ("europe-west1-pubsub.googleapis.com", "europe-west1-pubsub.googleapis.com:443"),
+        ("europe-west1-pubsub.googleapis.com:443", "europe-west1-pubsub.googleapis.com:443"),
+    ],
+)
+def test_the_service_is_reached_at_its_endpoint_with_the_credentials_of_the_machine(own_credentials, endpoint, address):
+    async def run():
+        connection = await Connection.open("p", endpoint=endpoint)
+        await connection.close()
+        return connection.address
+
+    assert asyncio.run(run()) == address
+
+
+def test_an_endpoint_that_is_not_there_is_told_over_tls_as_well(own_credentials):
+    async def run():
+        connection = await Connection.open("p", endpoint="127.0.0.1:1", patience=0.3)
+        try:
+            await connection.topic_exists("orders")
+        finally:
+            await connection.close()
+
+    with pytest.raises(WorldError, match=r"127\.0\.0\.1:1 does not answer about topic"):
+        asyncio.run(run())
+
+
+def test_credentials_without_a_project_need_one(own_credentials):
+    with pytest.raises(UsageError, match="no project is given"):
+        asyncio.run(Connection.open())
 
 
 @pytest.mark.parametrize(
