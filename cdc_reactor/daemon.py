@@ -34,7 +34,7 @@ from cdc_reactor.handlers import Handler
 from cdc_reactor.health import HealthServer, HealthState
 from cdc_reactor.pool import PoolRunner, Setup
 from cdc_reactor.pubsub import Limits, Subscription
-from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo
+from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo, is_denied
 from cdc_reactor.pubsub_publisher import Publisher
 from cdc_reactor.reactor import Backoff
 from cdc_reactor.routing import CdcRouter
@@ -72,7 +72,7 @@ class Started:
     """What is told of a daemon that is up."""
 
     connection: Connection
-    subscriptions: Sequence[tuple[str, SubscriptionInfo]]
+    subscriptions: Sequence[tuple[str, SubscriptionInfo | None]]
     threads: int
     health: str | None
 
@@ -187,9 +187,9 @@ class Daemon:
                 name, settings.topic, ordering=True, ack_deadline=int(settings.pubsub.ack_deadline)
             )
 
-    async def _check(self, connection: Connection) -> list[tuple[str, SubscriptionInfo]]:
+    async def _check(self, connection: Connection) -> list[tuple[str, SubscriptionInfo | None]]:
         """Look at everything that is needed before anything is consumed."""
-        found = [(name, await connection.subscription(name)) for name in self._settings.subscriptions]
+        found = [(name, await _look_at(connection, name)) for name in self._settings.subscriptions]
         topic = self._settings.dead_letter_topic
         if not await connection.topic_exists(topic):
             raise UsageError(
@@ -197,7 +197,7 @@ class Daemon:
                 f"(gcloud pubsub topics create {topic}), or name another: dead_letter_topic"
             )
         for name, info in found:
-            if info.dead_letter_topic and info.ordering:
+            if info is not None and info.dead_letter_topic and info.ordering:
                 _log.warning(
                     "subscription %s is ordered and has a dead-letter policy of its own, which stalls a key for good; "
                     "remove it: dead letters are published by the daemon",
@@ -381,6 +381,16 @@ class Daemon:
             _log.warning("some acknowledgements were not confirmed; those changes come again")
         _log.info("drained in %.2f s", time.monotonic() - started)
         return all(ended)
+
+
+async def _look_at(connection: Connection, name: str) -> SubscriptionInfo | None:
+    """Ask what a subscription is like; None where we may consume it and not ask, as roles/pubsub.subscriber has it."""
+    try:
+        return await connection.subscription(name)
+    except UsageError as error:
+        if is_denied(error):
+            return None
+        raise
 
 
 async def _beside(function: Callable[[Engine], None], engine: Engine) -> None:

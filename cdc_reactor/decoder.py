@@ -120,11 +120,13 @@ class Decoder:
     def _decode_with_schema(self, data: bytes) -> Envelope:
         for prefix in self._prefixes.get(data[_TELLTALE], ()):
             if data.startswith(prefix.start) and data.endswith(b"}"):
+                payload = data[prefix.size : -1]
                 try:
-                    envelope = _parse_envelope(data[prefix.size : -1])
+                    envelope = _parse_envelope(payload)
                 except BAD_BYTES:
                     break
                 envelope.row_schema = prefix.schema
+                envelope.keep(payload)
                 return envelope
         try:
             whole = _parse_with_schema(data)

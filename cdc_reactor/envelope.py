@@ -108,6 +108,19 @@ class Source(msgspec.Struct, kw_only=True, gc=False):
         return TableId(self.schema, self.table)
 
 
+class _Position(msgspec.Struct, kw_only=True, gc=False):
+    ts_ms: int | None = None
+    lsn: int | None = None
+
+
+# What was not read yet. For msgspec a type that no JSON value is of, so that no message brings its own.
+if TYPE_CHECKING:
+    _Unread: TypeAlias = bytes | _Position
+else:
+
+    class _Unread: ...
+
+
 class LazySource(msgspec.Struct, kw_only=True, gc=False, eq=False, rename={"unread": "<unread>"}):
     """A Source of which only the table was read; the position is read when somebody asks for it.
 
@@ -118,7 +131,7 @@ class LazySource(msgspec.Struct, kw_only=True, gc=False, eq=False, rename={"unre
     name: str = ""
     schema: str
     table: str
-    unread: Any = None
+    unread: _Unread | None = None
 
     @property
     def table_id(self) -> TableId:
@@ -136,10 +149,11 @@ class LazySource(msgspec.Struct, kw_only=True, gc=False, eq=False, rename={"unre
         return self._position().lsn
 
     def _position(self) -> _Position:
-        if type(self.unread) is not _Position:
-            assert self.unread is not None, "a change's source is asked of the change, which has the message"
-            self.unread = _read_position(self.unread)
-        return cast("_Position", self.unread)
+        unread = self.unread
+        if not isinstance(unread, _Position):
+            assert unread is not None, "a change's source is asked of the change, which has the message"
+            unread = self.unread = _read_position(unread)
+        return unread
 
     def _whole(self) -> Source:
         return Source(name=self.name, ts_ms=self.ts_ms, schema=self.schema, table=self.table, lsn=self.lsn)
@@ -152,11 +166,6 @@ class LazySource(msgspec.Struct, kw_only=True, gc=False, eq=False, rename={"unre
     def __repr__(self) -> str:
         # Never the message itself, which holds rows.
         return repr(self._whole())
-
-
-class _Position(msgspec.Struct, kw_only=True, gc=False):
-    ts_ms: int | None = None
-    lsn: int | None = None
 
 
 class _Positioned(msgspec.Struct, gc=False):
@@ -174,11 +183,9 @@ _parse_wrapped_position = msgspec.json.Decoder(_Wrapped).decode
 def _read_position(message: bytes) -> _Position:
     """Read the position of a message that was read before, with its schema block or without."""
     try:
+        if message[2:3] == b"s":
+            return _parse_wrapped_position(message).payload.source
         return _parse_position(message).source
-    except BAD_BYTES:
-        pass
-    try:
-        return _parse_wrapped_position(message).payload.source
     except BAD_BYTES:
         return _read_strange_position(message)
 
@@ -189,7 +196,7 @@ def _read_strange_position(message: bytes) -> _Position:
         value = parse_json(message)
     except DecodeError:
         return _Position()
-    source = value["source"] if "source" in value else value["payload"]["source"]
+    source = (value.get("payload") or value)["source"]
     return _Position(ts_ms=_integer(source.get("ts_ms")), lsn=_integer(source.get("lsn")))
 
 
@@ -234,8 +241,8 @@ class Envelope(msgspec.Struct, kw_only=True, gc=False, rename={"row_schema": "pa
         return self.row_schema
 
     def keep(self, message: bytes) -> None:
-        """Keep the message that this was parsed from, for what of its source nobody has asked for yet."""
-        if type(self.source) is LazySource:
+        """Keep what this was parsed from, for what nobody has asked for yet of its source; only the first counts."""
+        if type(self.source) is LazySource and self.source.unread is None:
             self.source.unread = message
 
 

@@ -11,35 +11,26 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Callable, Coroutine, Iterable
-from math import inf
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
 from google.pubsub_v1 import types
-from google.rpc import error_details_pb2, status_pb2
 from grpc import ChannelConnectivity, StatusCode
 from grpc.aio import EOF, AioRpcError
 
+from cdc_reactor.confirmations import Confirmations, cancel_all, wait_within
 from cdc_reactor.errors import ReactorError, UsageError, WorldError
-from cdc_reactor.leases import Leases, Round
+from cdc_reactor.leases import Leases
 from cdc_reactor.messages import NO_ATTRIBUTES, Delivery, Message
 from cdc_reactor.pubsub_connection import (
-    ACKNOWLEDGE,
-    MODIFY_ACK_DEADLINE,
-    RETRYABLE,
     Connection,
     StreamChannel,
     SubscriptionInfo,
     backoff,
+    is_denied,
     routed,
 )
-
-#: A request may have 512 KiB (https://cloud.google.com/pubsub/quotas#resource_limits); an ack id is up to 250 of them.
-IDS_A_REQUEST = 1000
-_REQUESTS_IN_FLIGHT = 8
-_LINGER = 0.010
-_CALL_TIMEOUT = 10.0
 
 # Version 1 of the protocol: the client sends an empty request every 30 s, and the server answers each with an empty
 # response within 15 s (https://github.com/googleapis/google-cloud-go/pull/13457). Not every broker does.
@@ -53,8 +44,6 @@ _MAX_DONE = 100_000
 
 _Request: Any = types.StreamingPullRequest.pb()
 _Response: Any = types.StreamingPullResponse.pb()
-_AckRequest: Any = types.AcknowledgeRequest.pb()
-_DeadlineRequest: Any = types.ModifyAckDeadlineRequest.pb()
 
 #: Statuses with which another stream would end as well.
 _FINAL = frozenset(
@@ -133,7 +122,7 @@ class Subscription:
         self.info: SubscriptionInfo | None = None
         self.connection = connection
         self._leases = Leases(limits.ack_deadline, limits.max_lease, jitter=random.random)
-        self._confirmations = _Confirmations(
+        self._confirmations = Confirmations(
             connection, self.path, leases=self._leases, ack_deadline=limits.ack_deadline, observer=self.observer
         )
         self._confirmations.on_release = self._look_for_room
@@ -187,7 +176,7 @@ class Subscription:
             self.info = await self.connection.subscription(self.path)
         except UsageError as error:
             # roles/pubsub.subscriber may consume and not ask.
-            if not _is_denied(error):
+            if not is_denied(error):
                 raise
         self._channel = self.connection.take_stream_channel()
         self._stream = stream = _Stream(self._channel.channel, self)
@@ -243,8 +232,8 @@ class Subscription:
         self._news.set()
         self._room.set()
         if self._reader is not None and self._stream is not None:
-            await _within(_LAST_RESPONSES, self._last_responses(self._stream, self._reader))
-            await _end(self._reader)
+            await wait_within(_LAST_RESPONSES, self._last_responses(self._stream, self._reader))
+            await cancel_all(self._reader)
         unwanted += self._arrived
         self._arrived = []
         # Backwards: were the first of a row given back first, it could be elsewhere before the rest of its row is free.
@@ -259,7 +248,7 @@ class Subscription:
         self._is_stopping = True
         self._news.set()
         if self._reader is not None:
-            await _end(self._reader)
+            await cancel_all(self._reader)
         await self._confirmations.close()
         if self._channel is not None:
             self._channel.release()
@@ -406,13 +395,13 @@ class _Stream:
             return self._cut_because or "it was closed here"
         finally:
             call.cancel()
-            await _end(*watchers)
+            await cancel_all(*watchers)
             self._heard.set()
         return "the broker ended it"
 
     async def wait_until_heard(self, seconds: float) -> None:
         """Wait until the broker took the stream or refused it, or the time is over."""
-        await _within(seconds, self._heard.wait())
+        await wait_within(seconds, self._heard.wait())
 
     async def finish(self) -> bool:
         """Tell the broker that we want no more: it ends the stream after what is on its way; False without a stream."""
@@ -502,252 +491,6 @@ class _Stream:
         return f"{error.code().name}: {error.details()}"
 
 
-class _Confirmations:
-    """Acks, nacks and extensions of one subscription, on their way to the broker until it confirmed them."""
-
-    def __init__(
-        self, connection: Connection, path: str, *, leases: Leases, ack_deadline: float, observer: Observer
-    ) -> None:
-        self._connection = connection
-        self._path = path
-        self._leases = leases
-        self._ack_deadline = ack_deadline
-        self._observer = observer
-        self._acks: list[Delivery] = []
-        self._nacks: list[Delivery] = []
-        self._acking: set[asyncio.Task[None]] = set()
-        self._nacking: asyncio.Task[None] | None = None
-        self._extending: asyncio.Task[None] | None = None
-        self._linger: asyncio.TimerHandle | None = None
-        self._due: asyncio.TimerHandle | None = None
-        self._progress = asyncio.Event()
-        self._is_closed = False
-        #: Called when something is held no more.
-        self.on_release: Callable[[], None] = _nothing
-        #: Called with what the broker confirmed as acknowledged, and with what was to be when its lease was gone.
-        self.on_acked: Callable[[list[Delivery]], None] = _nothing
-        self.on_too_late: Callable[[list[Delivery]], None] = _nothing
-        #: Nacks that are not confirmed: messages, and bytes of their data.
-        self.returning = 0
-        self.returning_bytes = 0
-
-    def ack(self, deliveries: Iterable[Delivery]) -> None:
-        """Add to the next requests; an ack id is read when it is sent, for it may change until then."""
-        self._acks += deliveries
-        self._send_acks()
-
-    def nack(self, ack_ids: list[str]) -> None:
-        """Let go of leases, in this order; what is not held is left out."""
-        released = self._leases.release(ack_ids)
-        if not released or self._is_closed:
-            return
-        self._nacks += released
-        self.returning += len(released)
-        self.returning_bytes += sum([len(d.message.data) for d in released])
-        if self._nacking is None:
-            self._nacking = asyncio.create_task(self._give_back())
-
-    def watch_leases(self) -> None:
-        """Look after what is held now, unless that is going on already."""
-        if self._due is None and self._extending is None and not self._is_closed:
-            self._set_alarm()
-
-    async def settled(self, seconds: float) -> bool:
-        """Wait until nothing is under way; False where that takes longer."""
-        self._send_acks(all_of_them=True)
-        return await _within(seconds, self._until_settled())
-
-    async def close(self) -> None:
-        """Drop what is under way."""
-        self._is_closed = True
-        for timer in (self._linger, self._due):
-            if timer is not None:
-                timer.cancel()
-        self._linger = self._due = None
-        await _end(*self._acking, self._nacking, self._extending)
-
-    async def _until_settled(self) -> None:
-        while self._acks or self._acking or self._nacks or self._nacking is not None:
-            self._progress.clear()
-            await self._progress.wait()
-
-    def _note_progress(self) -> None:
-        self._progress.set()
-        self.on_release()
-
-    # Acks: many requests at a time, each as full as 10 ms make it.
-
-    def _send_acks(self, *, all_of_them: bool = False) -> None:
-        while self._acks and len(self._acking) < _REQUESTS_IN_FLIGHT and not self._is_closed:
-            if len(self._acks) < IDS_A_REQUEST and not all_of_them:
-                break
-            task = asyncio.create_task(self._acknowledge(self._acks[:IDS_A_REQUEST]))
-            del self._acks[:IDS_A_REQUEST]
-            self._acking.add(task)
-            task.add_done_callback(self._acknowledged)
-        if self._acks and self._linger is None and not self._is_closed:
-            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._linger_is_over)
-
-    def _linger_is_over(self) -> None:
-        self._linger = None
-        if len(self._acking) < _REQUESTS_IN_FLIGHT:
-            self._send_acks(all_of_them=True)
-
-    def _acknowledged(self, task: asyncio.Task[None]) -> None:
-        self._acking.discard(task)
-        self._send_acks()
-        self._note_progress()
-
-    async def _acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Send one request until it is confirmed, or none of its leases is left."""
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        pauses = backoff()
-        while deliveries := self._still_held(deliveries):
-            asked = {d.ack_id: d for d in deliveries}
-            ack_ids = list(asked)
-            request = _AckRequest(subscription=self._path, ack_ids=ack_ids)
-            try:
-                await self._connection.call(ACKNOWLEDGE, request, within=_CALL_TIMEOUT)
-                answer = _Answer(ack_ids)
-            except AioRpcError as error:
-                answer = _answer(error, ack_ids)
-            if answer.confirmed:
-                self.on_acked(self._leases.release(answer.confirmed))
-                self._observer.acks_confirmed(len(answer.confirmed), clock() - started)
-            self._give_up(answer.refused)
-            self._note_progress()
-            # Also what came again meanwhile, and has another ack id now.
-            again = set(answer.again)
-            deliveries = [d for ack_id, d in asked.items() if ack_id in again or d.ack_id != ack_id]
-            if again:
-                await asyncio.sleep(next(pauses))
-
-    def _still_held(self, deliveries: list[Delivery]) -> list[Delivery]:
-        held = set(self._leases.still_held([d.ack_id for d in deliveries]))
-        if len(held) == len(deliveries):
-            return deliveries
-        self.on_too_late([d for d in deliveries if d.ack_id not in held])
-        return [d for d in deliveries if d.ack_id in held]
-
-    # Nacks: one request after the other, for their order matters.
-
-    async def _give_back(self) -> None:
-        try:
-            while self._nacks:
-                deliveries = self._nacks[:IDS_A_REQUEST]
-                del self._nacks[:IDS_A_REQUEST]
-                await self._nack([d.ack_id for d in deliveries])
-                self.returning -= len(deliveries)
-                self.returning_bytes -= sum([len(d.message.data) for d in deliveries])
-                self.on_release()
-        finally:
-            self._nacking = None
-            self._note_progress()
-
-    async def _nack(self, ack_ids: list[str]) -> None:
-        """Send one request until it is confirmed, or its leases have run out anyway."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._ack_deadline
-        for pause in backoff():
-            ack_ids = (await self._modify(ack_ids, 0)).again
-            if not ack_ids or loop.time() + pause > end:
-                return
-            await asyncio.sleep(pause)
-
-    # Extensions: rounds of everything that is due.
-
-    def _set_alarm(self) -> None:
-        due_at = self._leases.next_due()
-        if due_at < inf and not self._is_closed:
-            self._due = asyncio.get_running_loop().call_at(due_at, self._alarm)
-
-    def _alarm(self) -> None:
-        self._due = None
-        now = asyncio.get_running_loop().time()
-        given_up = self._leases.given_up
-        asked = self._leases.due(now)
-        self._tell_given_up(since=given_up)
-        if asked is None:
-            self._set_alarm()
-        else:
-            self._extending = asyncio.create_task(self._extend(asked, now))
-
-    async def _extend(self, asked: Round, asked_at: float) -> None:
-        is_extended = False
-        try:
-            is_extended = await self._is_extended(asked.ack_ids)
-        finally:
-            if is_extended:
-                self._leases.extended(asked, asked_at)
-            else:
-                again_at = asyncio.get_running_loop().time() + min(1.0, self._ack_deadline / 20)
-                self._leases.not_extended(asked, again_at)
-            self._extending = None
-            self._set_alarm()
-
-    async def _is_extended(self, ack_ids: list[str]) -> bool:
-        """Ask for more time for all of them; False where some are to be asked for again."""
-        parts = [ack_ids[i : i + IDS_A_REQUEST] for i in range(0, len(ack_ids), IDS_A_REQUEST)]
-        answers: list[_Answer] = []
-        for i in range(0, len(parts), _REQUESTS_IN_FLIGHT):
-            some = [self._modify(part, int(self._ack_deadline)) for part in parts[i : i + _REQUESTS_IN_FLIGHT]]
-            answers += await asyncio.gather(*some)
-        self._give_up([ack_id for a in answers for ack_id in a.refused])
-        return not any(a.again for a in answers)
-
-    async def _modify(self, ack_ids: list[str], seconds: int) -> _Answer:
-        request = _DeadlineRequest(subscription=self._path, ack_ids=ack_ids, ack_deadline_seconds=seconds)
-        try:
-            await self._connection.call(MODIFY_ACK_DEADLINE, request, within=_CALL_TIMEOUT)
-        except AioRpcError as error:
-            return _answer(error, ack_ids)
-        return _Answer(ack_ids)
-
-    def _give_up(self, ack_ids: list[str]) -> None:
-        given_up = self._leases.given_up
-        self._leases.give_up(ack_ids)
-        self._tell_given_up(since=given_up)
-
-    def _tell_given_up(self, since: int) -> None:
-        count = self._leases.given_up - since
-        if count:
-            self._observer.leases_expired(count)
-            self.on_release()
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    """What became of the ack ids of one request: done, to be sent again, or ours no more."""
-
-    confirmed: list[str]
-    again: list[str] = []
-    refused: list[str] = []
-
-
-def _answer(error: AioRpcError, ack_ids: list[str]) -> _Answer:
-    """Read a failed request: all of it failed, or, with exactly-once delivery, the ack ids that it names."""
-    named = _named_failures(error)
-    failed = [a for a in ack_ids if a in named]
-    if failed:
-        # https://cloud.google.com/pubsub/docs/exactly-once-delivery: TRANSIENT_FAILURE_…, PERMANENT_FAILURE_….
-        again = [a for a in failed if named[a].startswith("TRANSIENT_")]
-        refused = [a for a in failed if not named[a].startswith("TRANSIENT_")]
-        return _Answer([a for a in ack_ids if a not in named], again, refused)
-    return _Answer([], ack_ids) if error.code() in RETRYABLE else _Answer([], [], ack_ids)
-
-
-def _named_failures(error: AioRpcError) -> dict[str, str]:
-    """Return what the error's details say of single ack ids."""
-    named: dict[str, str] = {}
-    for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin":
-            for detail in status_pb2.Status.FromString(value).details:
-                info = error_details_pb2.ErrorInfo()
-                if detail.Unpack(info):
-                    named.update(info.metadata)
-    return named
-
-
 def _deliveries(response: Any) -> list[Delivery]:
     """Make our own values of a response, without its publish times: those would cost 1 µs a message of about 6."""
     deliveries = []
@@ -770,31 +513,6 @@ def _deliveries(response: Any) -> list[Delivery]:
     return deliveries
 
 
-def _is_denied(error: BaseException) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, AioRpcError) and cause.code() is StatusCode.PERMISSION_DENIED
-
-
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-async def _within(seconds: float, waiting: Coroutine[Any, Any, Any]) -> bool:
-    try:
-        await asyncio.wait_for(waiting, seconds)
-    except TimeoutError:
-        return False
-    return True
-
-
-async def _end(*tasks: asyncio.Task[None] | None) -> None:
-    """Cancel tasks, and wait until they have ended."""
-    running = [t for t in tasks if t is not None]
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing."""

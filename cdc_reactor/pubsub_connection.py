@@ -330,6 +330,12 @@ def routed(field: str, name: str) -> tuple[tuple[str, str], ...]:
     return (("x-goog-request-params", f"{field}={quote(name, safe='')}"),)
 
 
+def is_denied(error: ReactorError) -> bool:
+    """Tell whether a failure is that we may not do what was asked for."""
+    cause = error.__cause__
+    return isinstance(cause, AioRpcError) and cause.code() is StatusCode.PERMISSION_DENIED
+
+
 def _is_no_token(error: AioRpcError) -> bool:
     return error.code() is StatusCode.UNAVAILABLE and _NO_TOKEN in (error.details() or "")
 

@@ -26,6 +26,7 @@ from cdc_reactor.database import check, create_tables, metadata_of, open_engine
 from cdc_reactor.discovery import load_handlers
 from cdc_reactor.errors import UsageError
 from cdc_reactor.handlers import Handler
+from cdc_reactor.pubsub_connection import SubscriptionInfo
 from cdc_reactor.schemas import open_schemas
 from cdc_reactor.settings import Settings
 
@@ -148,7 +149,9 @@ def greeting(parts: Parts, started: Started) -> list[str]:
     ]
 
 
-def _subscription(name: str, info: Any) -> str:
+def _subscription(name: str, info: SubscriptionInfo | None) -> str:
+    if info is None:
+        return f"{name} (we may not look at it)"
     kinds = [
         "ordered" if info.ordering else "not ordered",
         *(["exactly once"] if info.exactly_once else []),

@@ -63,7 +63,7 @@ class Stream:
         backlog = self._subscription.backlog
         self._engine.streams.add(self._end)
         life = self._engine.faults.stream_life
-        timer = None if life == inf else asyncio.get_running_loop().call_later(life, self._end, unavailable("The end"))
+        timer = None if life == inf else asyncio.get_running_loop().call_later(life, self._end, unavailable("The stream is over"))
         try:
             await self._context.send_initial_metadata(())
             await self._settle(request)
