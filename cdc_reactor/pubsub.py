@@ -31,6 +31,7 @@ from cdc_reactor.pubsub_connection import (
     is_denied,
     routed,
 )
+from cdc_reactor.recognition import Recognition
 
 # Version 1 of the protocol: the client sends an empty request every 30 s, and the server answers each with an empty
 # response within 15 s (https://github.com/googleapis/google-cloud-go/pull/13457). Not every broker does.
@@ -38,9 +39,6 @@ _PROTOCOL_VERSION = 1
 
 #: How long, when the intake stops, we wait for the broker to end the stream: what is on its way would else stay leased.
 _LAST_RESPONSES = 0.5
-
-#: How many messages we know again that were done and not acknowledged in time.
-_MAX_DONE = 100_000
 
 _Request: Any = types.StreamingPullRequest.pb()
 _Response: Any = types.StreamingPullResponse.pb()
@@ -127,12 +125,9 @@ class Subscription:
         )
         self._confirmations.on_release = self._look_for_room
         self._arrived: list[Delivery] = []
-        #: By message id, what has arrived and is neither given back nor acknowledged for certain.
-        self._known: dict[str, Delivery] = {}
-        #: What was acknowledged when its lease was gone, the oldest first: it comes again, and is done.
-        self._done: dict[str, None] = {}
-        self._confirmations.on_acked = self._forget
-        self._confirmations.on_too_late = self._remember
+        self._recognition = Recognition()
+        self._confirmations.on_acked = self._recognition.confirmed
+        self._confirmations.on_too_late = self._recognition.too_late
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._stream: _Stream | None = None
@@ -210,8 +205,7 @@ class Subscription:
     def nack(self, deliveries: Iterable[Delivery]) -> None:
         """Give back in the background, in this order; the broker delivers again at once, to whoever listens."""
         given_back = list(deliveries)
-        for delivery in given_back:
-            self._known.pop(delivery.message.message_id, None)
+        self._recognition.given_back(given_back)
         self._confirmations.nack([d.ack_id for d in given_back])
 
     def lost(self) -> list[Delivery]:
@@ -267,53 +261,19 @@ class Subscription:
 
     def arrive(self, response: Any, now: float) -> None:
         """Take a response's deliveries off the stream."""
-        deliveries = _deliveries(response)
-        known = self._known
-        fresh = {d.message.message_id: d for d in deliveries}
-        if len(fresh) == len(deliveries) and "" not in fresh and not self._done and known.keys().isdisjoint(fresh):
-            known.update(fresh)
-        else:
-            deliveries = self._without_known(deliveries, now)
-        self._leases.take(deliveries, now)
+        new, held_again, done_again = self._recognition.sort(_deliveries(response), now)
+        for held, again in held_again:
+            # It goes on under its new ack id, wherever it is: in a lane, in a handler, on its way back.
+            self._leases.release((held.ack_id,))
+            held.ack_id = again.ack_id
+            self._leases.take([held], now)
+        if done_again:
+            self._leases.take(list(done_again), now)
+            self._confirmations.ack(done_again)
+        self._leases.take(new, now)
         self._confirmations.watch_leases()
-        self._arrived += deliveries
+        self._arrived += new
         self._news.set()
-
-    def _without_known(self, deliveries: list[Delivery], now: float) -> list[Delivery]:
-        """Leave out what we have: it goes on under its new ack id, wherever it is, and is handled once.
-
-        The broker sends a message again when it lost our lease: it was restarted, or we could not reach it in time.
-        """
-        new = []
-        for delivery in deliveries:
-            message_id = delivery.message.message_id
-            held = self._known.get(message_id)
-            if held is not None:
-                self._leases.release((held.ack_id,))
-                held.ack_id = delivery.ack_id
-                self._leases.take([held], now)
-            elif message_id in self._done:
-                del self._done[message_id]
-                self._known[message_id] = delivery
-                self._leases.take([delivery], now)
-                self._confirmations.ack((delivery,))
-            else:
-                if message_id:
-                    self._known[message_id] = delivery
-                new.append(delivery)
-        return new
-
-    def _forget(self, deliveries: Iterable[Delivery]) -> None:
-        pop = self._known.pop
-        for delivery in deliveries:
-            pop(delivery.message.message_id, None)
-
-    def _remember(self, deliveries: Iterable[Delivery]) -> None:
-        """Note what was done and could not be acknowledged, up to a limit: others may get it in our place."""
-        self._forget(deliveries)
-        self._done.update((d.message.message_id, None) for d in deliveries if d.message.message_id)
-        while len(self._done) > _MAX_DONE:
-            del self._done[next(iter(self._done))]
 
     def _look_for_room(self) -> None:
         if not self._room.is_set() and not self.is_full():
@@ -333,6 +293,7 @@ class Subscription:
                     return
                 if stream.was_heard:
                     pauses.reset()
+                self._recognition.stream_reopened(asyncio.get_running_loop().time())
                 self.observer.reconnected(reason)
                 await asyncio.sleep(next(pauses))
         except ReactorError as failure:
