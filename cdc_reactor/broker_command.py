@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ DEFAULT_PROJECT = "local"
 _GC_THRESHOLDS = (100_000, 50, 100)
 
 
-def run_broker(host: str, port: int, data: Path | None, memory: bool, create: Sequence[str]) -> None:  # noqa: FBT001
+def run_broker(host: str, port: int, data: Path | None, memory: bool, create: Sequence[str]) -> None:  # noqa: FBT001 - as the command has them
     """Run a broker until SIGTERM (returns) or SIGINT (raises KeyboardInterrupt).
 
     `data` is the folder that it keeps, `.cdc-reactor/broker` by default; with `memory` it keeps nothing. `create` names
@@ -41,14 +42,15 @@ def run_broker(host: str, port: int, data: Path | None, memory: bool, create: Se
 
 async def _serve(host: str, port: int, folder: Path | None, resources: Sequence[_Resource]) -> signal.Signals:
     stopping: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
-    server = BrokerServer(host=host, port=port, folder=folder)
-    await server.start()
     for received in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(received, _stop, stopping, received)
+    server = BrokerServer(host=host, port=port, folder=folder)
+    await server.start()
     try:
         for resource in resources:
             await resource.create(server)
-        print(_greeting(server.address, folder), flush=True)  # noqa: T201 - the command's answer
+        sys.stdout.write(_greeting(server.address, folder))
+        sys.stdout.flush()
         return await stopping
     finally:
         await server.stop()
@@ -61,7 +63,7 @@ def _stop(stopping: asyncio.Future[signal.Signals], received: signal.Signals) ->
 
 def _greeting(address: str, folder: Path | None) -> str:
     keeps = f"keeping its data in {folder}" if folder else "in memory"
-    return f"Pub/Sub broker listening on {address}, {keeps}.  export PUBSUB_EMULATOR_HOST={address}"
+    return f"Pub/Sub broker listening on {address}, {keeps}.  export PUBSUB_EMULATOR_HOST={address}\n"
 
 
 class _Resource:

@@ -22,7 +22,7 @@ from grpc.aio import EOF, AioRpcError
 from cdc_reactor.confirmations import Confirmations, cancel_all, wait_within
 from cdc_reactor.errors import ReactorError, UsageError, WorldError
 from cdc_reactor.leases import Leases
-from cdc_reactor.messages import NO_ATTRIBUTES, Delivery, Message
+from cdc_reactor.messages import Delivery
 from cdc_reactor.pubsub_connection import (
     Connection,
     StreamChannel,
@@ -31,6 +31,7 @@ from cdc_reactor.pubsub_connection import (
     is_denied,
     routed,
 )
+from cdc_reactor.pubsub_responses import Deliveries, parse_response
 from cdc_reactor.recognition import Recognition
 
 # Version 1 of the protocol: the client sends an empty request every 30 s, and the server answers each with an empty
@@ -41,7 +42,6 @@ _PROTOCOL_VERSION = 1
 _LAST_RESPONSES = 0.5
 
 _Request: Any = types.StreamingPullRequest.pb()
-_Response: Any = types.StreamingPullResponse.pb()
 
 #: Statuses with which another stream would end as well.
 _FINAL = frozenset(
@@ -125,6 +125,7 @@ class Subscription:
         )
         self._confirmations.on_release = self._look_for_room
         self._arrived: list[Delivery] = []
+        self._deliveries = Deliveries()
         self._recognition = Recognition()
         self._confirmations.on_acked = self._recognition.confirmed
         self._confirmations.on_too_late = self._recognition.too_late
@@ -261,7 +262,7 @@ class Subscription:
 
     def arrive(self, response: Any, now: float) -> None:
         """Take a response's deliveries off the stream."""
-        new, held_again, done_again = self._recognition.sort(_deliveries(response), now)
+        new, held_again, done_again = self._recognition.sort(self._deliveries.of(response), now)
         for held, again in held_again:
             # It goes on under its new ack id, wherever it is: in a lane, in a handler, on its way back.
             self._leases.release((held.ack_id,))
@@ -313,7 +314,7 @@ class _Stream:
         self._new_call = channel.stream_stream(
             "/google.pubsub.v1.Subscriber/StreamingPull",
             request_serializer=_Request.SerializeToString,
-            response_deserializer=_Response.FromString,
+            response_deserializer=parse_response,
         )
         self._client_id = str(uuid.uuid4())
         self._clock = asyncio.get_running_loop().time
@@ -450,28 +451,6 @@ class _Stream:
                 error, f"subscription {self._owner.path}", "pubsub.subscriptions.consume"
             ) from error
         return f"{error.code().name}: {error.details()}"
-
-
-def _deliveries(response: Any) -> list[Delivery]:
-    """Make our own values of a response, without its publish times: those would cost 1 µs a message of about 6."""
-    deliveries = []
-    for received in response.received_messages:
-        message = received.message
-        attributes = message.attributes
-        deliveries.append(
-            Delivery(
-                Message(
-                    message.data,
-                    # Half the cost of dict(attributes).
-                    {k: attributes[k] for k in attributes} if attributes else NO_ATTRIBUTES,
-                    message.ordering_key,
-                    message.message_id,
-                ),
-                received.ack_id,
-                received.delivery_attempt or 1,
-            )
-        )
-    return deliveries
 
 
 def _is_being_cancelled() -> bool:

@@ -37,6 +37,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # With exactly-once delivery, a refused request answers a line of metadata for each of its ack ids.
     ("grpc.max_metadata_size", 4 * 1024 * 1024),
+    # A response of 250 messages in a few frames instead of dozens.
+    ("grpc.http2.max_frame_size", 4 * 1024 * 1024),
     # A connection that died without a word is noticed after 40 s.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),

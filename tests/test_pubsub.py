@@ -790,11 +790,11 @@ def test_a_stream_whose_broker_stops_answering_heartbeats_is_opened_anew():
 def test_a_quiet_stream_whose_broker_answers_heartbeats_is_left_alone():
     async def test():
         script = Script()
-        async with scripted(script, quiet=0.5, heartbeat=0.05) as (subscription, heard):
+        async with scripted(script, quiet=1.5, heartbeat=1.0) as (subscription, heard):
             await subscription.open()
             started = subscription.last_response
 
-            await until(lambda: subscription.last_response - started > 1.5)
+            await until(lambda: subscription.last_response - started > 3.0)
 
             assert (script.streams, heard.reconnected) == (1, [])
 

@@ -90,11 +90,6 @@ class Backlog:
         found.sort(key=_seq)
         return found
 
-    def oldest(self) -> StoredMessage | None:
-        """Return the oldest message that is not finally acked."""
-        unacked = self.unacked()
-        return unacked[0] if unacked else None
-
     # ── publishing ──
 
     def add(self, messages: Sequence[StoredMessage]) -> None:
@@ -168,7 +163,7 @@ class Backlog:
 
     def _take_from(self, lane: Lane, basket: _Basket) -> None:
         entry = lane.waiting.popleft()
-        if basket.is_stale(_message(entry)):
+        if _message(entry).published < basket.horizon:
             self._drop(_message(entry))
             return
         lease = entry if isinstance(entry, Lease) else Lease(entry, lane)
@@ -182,25 +177,25 @@ class Backlog:
         again = self._again
         while again and basket.fits(again[0].message):
             lease = again.popleft()
-            if basket.is_stale(lease.message):
+            if lease.message.published < basket.horizon:
                 self._drop(lease.message)
             else:
                 basket.put(lease)
 
     def _take_fresh(self, basket: _Basket) -> None:
-        fresh, is_ordered, fits, put = self._fresh, self.options.is_ordered, basket.fits, basket.put
-        while fresh:
+        fresh = self._fresh
+        while fresh and basket.count > 0:
             message = fresh[0]
-            if basket.is_stale(message):
-                self._drop(fresh.popleft())
-            elif is_ordered and message.key:
+            if message.published < basket.horizon:
+                self._drop(message)
+            elif message.key and self.options.is_ordered:
                 if not self._take_ordered(message, basket):
                     return
-                fresh.popleft()
-            elif fits(message):
-                put(Lease(fresh.popleft()))
+            elif basket.fits(message):
+                basket.put(Lease(message))
             else:
                 return
+            fresh.popleft()
 
     def _take_ordered(self, message: StoredMessage, basket: _Basket) -> bool:
         """Hand a fresh message of a lane out, or let it wait in its lane; tell whether it found a place."""
@@ -242,9 +237,8 @@ class Backlog:
 
     def _twin(self, lease: Lease) -> Lease:
         ack_id = lease.ack_id
-        if ack_id:
-            self._leases.release(lease)
-            lease.ack_id = ack_id
+        self._leases.release(lease)
+        lease.ack_id = ack_id
         twin = Lease(lease.message, lease.lane)
         twin.attempt = lease.attempt
         return twin
@@ -255,7 +249,7 @@ class Backlog:
         """Acknowledge; return the ack ids that count no more (never given, dead or expired)."""
         self.tick(now)
         invalid = []
-        relieved = set()
+        relieved: set[Consumer] = set()
         find, release = self._leases.find, self._leases.release
         for ack_id in dict.fromkeys(ack_ids):
             lease = find(ack_id)
@@ -270,7 +264,7 @@ class Backlog:
             else:
                 self._acknowledge_in_lane(lease, lease.lane)
         for consumer in relieved:
-            if consumer is not None and consumer.is_open:
+            if consumer.is_open:
                 consumer.wake()
         return invalid
 
@@ -507,33 +501,32 @@ class Backlog:
 
 
 class _Basket:
-    """What one `take` may still put in: so many messages, the consumer's flow control, the size of a response."""
+    """What one `take` may still put in: so many messages, the consumer's flow control, the size of a response.
 
-    __slots__ = ("_horizon", "_room", "_space", "consumer", "count", "leases")
+    What was published before `horizon` is out of date.
+    """
+
+    __slots__ = ("_left", "_room", "consumer", "count", "horizon", "leases")
 
     def __init__(self, consumer: Consumer, max_messages: float, max_bytes: float, *, horizon: float) -> None:
         self.consumer = consumer
         self.count = min(max_messages, consumer.max_messages - consumer.outstanding)
+        self.horizon = horizon
         self.leases: list[Lease] = []
         self._room = consumer.max_bytes - consumer.outstanding_bytes
-        self._space = max_bytes
-        self._horizon = horizon
+        self._left = min(self._room, max_bytes)
 
     def fits(self, message: StoredMessage) -> bool:
-        size_bytes = message.size_bytes
-        if size_bytes <= self._room and size_bytes <= self._space:
+        if message.size_bytes <= self._left:
             return self.count > 0
-        return not self.leases and (size_bytes <= self._room or not self.consumer.outstanding) and self.count > 0
+        # The first goes however large it is for a response; for flow control only where nothing is outstanding.
+        is_allowed = message.size_bytes <= self._room or not self.consumer.outstanding
+        return is_allowed and not self.leases and self.count > 0
 
     def put(self, lease: Lease) -> None:
-        size_bytes = lease.message.size_bytes
         self.leases.append(lease)
         self.count -= 1
-        self._room -= size_bytes
-        self._space -= size_bytes
-
-    def is_stale(self, message: StoredMessage) -> bool:
-        return message.published < self._horizon
+        self._left -= lease.message.size_bytes
 
 
 def let_go(message: StoredMessage, journal: Journal) -> bool:

@@ -231,7 +231,8 @@ class Broker:
         The messages reach nobody before `deliver`.
         """
         published = wire.timestamp(now)
-        note, is_needed, uid = self.journal.note, topic.is_needed, topic.uid
+        is_needed, uid = topic.is_needed, topic.uid
+        note = self.journal.note if self.journal.is_on else None
         messages, ids = [], []
         for body, key in drafts:
             seq = self.next_seq()
@@ -240,7 +241,8 @@ class Broker:
             if is_needed:
                 stamp = wire.stamp(message_id, published)
                 messages.append(StoredMessage(seq, body, stamp=stamp, published=now, key=key))
-                note(Op.PUBLISHED, (seq, uid, now, key, body))
+                if note is not None:
+                    note(Op.PUBLISHED, (seq, uid, now, key, body))
         topic.published += len(ids)
         return messages, ids
 

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -68,7 +70,8 @@ class BrokerServer:
     @property
     def address(self) -> str:
         """Where it listens, as PUBSUB_EMULATOR_HOST wants it."""
-        return f"{self._host}:{self.port}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self.port}"
 
     async def start(self) -> None:
         """Listen; raises WorldError when the port is taken or the folder cannot be used, UsageError when it is."""
@@ -125,12 +128,16 @@ class BrokerServer:
         return self._memory
 
     def _bind(self, server: Any) -> None:
+        # Asked of the system first: grpc would write a line of its own to the terminal.
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
         try:
+            socket.create_server((self._host, self.port), family=family).close()
             self.port = server.add_insecure_port(self.address)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
+            number = getattr(error, "errno", None)
+            reason = os.strerror(number) if number else str(error)
             raise WorldError(
-                f"the broker cannot listen on {self.address}: the port is taken, or the host is not ours; "
-                "give another with --port or --host"
+                f"the broker cannot listen on {self.address}: {reason}; give another with --port or --host"
             ) from error
 
     async def _halt(self) -> None:

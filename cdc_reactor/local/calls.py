@@ -73,7 +73,7 @@ def parse(parser: Any, raw: bytes) -> Any:
     """Parse a request; raises INVALID_ARGUMENT."""
     try:
         return parser.FromString(raw)
-    except ValueError as error:  # protobuf's DecodeError is one
+    except protos.DecodeError as error:
         raise invalid(f"The request is no {parser.DESCRIPTOR.name}: {error}") from None
 
 

@@ -101,7 +101,8 @@ class Engine:
         if self._writer is None:
             self.broker.deliver(topic, messages)
         elif messages:
-            await self._writer.written(lambda: self.broker.deliver(topic, messages))
+            seqs = [message.seq for message in messages]
+            await self._writer.written(lambda: self.broker.deliver(topic, messages), seqs=seqs)
         return ids
 
     async def confirmed(self) -> None:

@@ -61,22 +61,23 @@ class Consumer:
 class Lease:
     """A message on its way through one subscription, from its first delivery to its end.
 
-    Leased while `ack_id` is not empty; otherwise it waits for its next delivery, or (`is_acked`) for those before it in
-    its lane, and `is_final` says that its ack counts all the same. `attempt` is 1 + the times that it was given back or
-    expired.
+    Leased while `ack_id` is not empty, by `consumer` until `deadline`. Otherwise it waits for its next delivery, or
+    (`is_acked`) for those before it in its lane, and `is_final` says that its ack counts all the same. `attempt` is 1 +
+    the times that it was given back or expired.
     """
 
     __slots__ = ("ack_id", "attempt", "consumer", "deadline", "is_acked", "is_final", "lane", "message")
+
+    # Set when the lease is granted, not before: one of these is made for every delivery.
+    consumer: Consumer
+    deadline: float
 
     def __init__(self, message: StoredMessage, lane: Lane | None = None) -> None:
         self.message = message
         self.lane = lane
         self.attempt = 1
         self.ack_id = ""
-        self.deadline = 0.0
-        self.consumer: Consumer | None = None
-        self.is_acked = False
-        self.is_final = False
+        self.is_acked = self.is_final = False
 
 
 class Leases:
@@ -130,7 +131,6 @@ class Leases:
         del self._by_ack_id[lease.ack_id]
         lease.ack_id = ""
         consumer = lease.consumer
-        assert consumer is not None, "a lease has a consumer"
         consumer.outstanding -= 1
         consumer.outstanding_bytes -= lease.message.size_bytes
         self._forget_deadline(lease)

@@ -57,8 +57,8 @@ def check_ack_request(size_bytes: int) -> None:
     """Check the size of an Acknowledge, ModifyAckDeadline or StreamingPull request; raises INVALID_ARGUMENT."""
     if size_bytes > MAX_ACK_REQUEST_BYTES:
         raise invalid(
-            f"Request payload size exceeds the limit: {MAX_ACK_REQUEST_BYTES} bytes; this one has {size_bytes}. "
-            "Send fewer ack ids at once."
+            f"Request size exceeds the limit: {MAX_ACK_REQUEST_BYTES} bytes; this one has {size_bytes}. Send fewer ack "
+            "ids at once."
         )
 
 

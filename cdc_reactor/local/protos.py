@@ -82,3 +82,6 @@ TestIamPermissionsResponse: Any = _policies.TestIamPermissionsResponse
 
 Status: Any = import_module("google.rpc.status_pb2").Status
 ErrorInfo: Any = import_module("google.rpc.error_details_pb2").ErrorInfo
+
+#: Raised by FromString for bytes that are no such message.
+DecodeError: type[Exception] = import_module("google.protobuf.message").DecodeError

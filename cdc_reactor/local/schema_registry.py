@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fastavro import json_reader, schemaless_reader, validate
+from fastavro.schema import SchemaParseException, UnknownType, parse_schema
+
 from cdc_reactor.local import definitions, names, protos
 from cdc_reactor.local.broker import Broker
 from cdc_reactor.local.journal import Op
@@ -190,8 +193,6 @@ def check_definition(schema: Any) -> None:
 
 
 def _parse_avro(definition: str) -> Any:
-    from fastavro.schema import SchemaParseException, UnknownType, parse_schema  # noqa: PLC0415 - few need it
-
     try:
         return parse_schema(json.loads(definition), named_schemas={})
     except (ValueError, KeyError, TypeError, SchemaParseException, UnknownType) as error:
@@ -199,8 +200,6 @@ def _parse_avro(definition: str) -> Any:
 
 
 def _is_avro(parsed: Any, encoding: int, data: bytes) -> bool:
-    from fastavro import json_reader, schemaless_reader, validate  # noqa: PLC0415 - few need it
-
     try:
         if encoding == _JSON:
             values = list(json_reader(io.StringIO(data.decode()), parsed))

@@ -43,9 +43,9 @@ _ANY_MARK = "SELECT EXISTS (SELECT 1 FROM acked) OR EXISTS (SELECT 1 FROM held)"
 _STATEMENTS: dict[Op, tuple[str, ...]] = {
     Op.PUBLISHED: ("INSERT INTO messages VALUES (?, ?, ?, ?, ?)",),
     Op.GONE: (
-        "DELETE FROM messages WHERE seq = ?",
-        "DELETE FROM acked WHERE seq = ?",
-        "DELETE FROM held WHERE seq = ?",
+        "DELETE FROM messages WHERE seq BETWEEN ? AND ?",
+        "DELETE FROM acked WHERE seq BETWEEN ? AND ?",
+        "DELETE FROM held WHERE seq BETWEEN ? AND ?",
     ),
     Op.ACKED: ("INSERT OR IGNORE INTO acked (subscription_uid, seq) VALUES (?, ?)",),
     Op.UNACKED: ("DELETE FROM acked WHERE subscription_uid = ? AND seq = ?",),
@@ -124,8 +124,9 @@ class Store:
         elif op is Op.DEFINED:
             rows = [(*row[:-1], _serialised(row[-1])) for row in rows]
         statements = _STATEMENTS[op]
-        if op is Op.GONE and not self._has_marks:
-            statements = statements[:1]
+        if op is Op.GONE:
+            rows = _ranges(rows)
+            statements = statements if self._has_marks else statements[:1]
         for statement in statements:
             self._connection.executemany(statement, rows)
 
@@ -150,12 +151,29 @@ class Store:
         return set(self._connection.execute("SELECT seq, holder_uid FROM held"))
 
 
+def _ranges(rows: list[tuple[int]]) -> list[tuple[int, int]]:
+    """Join numbers that follow each other: messages are mostly acked in order, and one statement then removes many."""
+    ranges: list[tuple[int, int]] = []
+    first = last = 0
+    for (seq,) in sorted(rows):
+        if seq != last + 1:
+            if first:
+                ranges.append((first, last))
+            first = seq
+        last = seq
+    ranges.append((first, last))
+    return ranges
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=32)
     try:
+        # Pages so large that most messages need no overflow pages, which deleting would have to follow one by one;
+        # and what is deleted need not be overwritten with zeros, as some builds of SQLite do by default.
+        connection.execute("PRAGMA page_size = 32768")
+        connection.execute("PRAGMA secure_delete = OFF")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA temp_store = MEMORY")
         _check_version(connection, path)
     except BaseException:
         connection.close()

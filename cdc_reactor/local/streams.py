@@ -25,19 +25,15 @@ from cdc_reactor.local.refusals import Refused, invalid
 def encoded(leases: Iterable[Lease], *, tells_attempts: bool) -> list[bytes]:
     """Return the parts of a StreamingPullResponse or PullResponse with these deliveries."""
     parts: list[bytes] = []
-    append, head = parts.append, wire.head
-    attempt = b""
+    add, head = parts.extend, wire.head
     for lease in leases:
         ack_id = lease.ack_id.encode()
         frame = lease.message.frame
         if tells_attempts:
             attempt = wire.attempt(lease.attempt)
-        # 3 bytes stand before an ack id of 128 to 16,383 characters.
-        append(head(len(ack_id) + 3 + len(frame) + len(attempt)))
-        append(wire.ack_head(len(ack_id)))
-        append(ack_id)
-        append(frame)
-        append(attempt)
+            add((head(len(ack_id), len(frame) + len(attempt)), ack_id, frame, attempt))
+        else:
+            add((head(len(ack_id), len(frame)), ack_id, frame))
     return parts
 
 
@@ -62,8 +58,7 @@ class Stream:
         self._subscription = self._begin(request)
         backlog = self._subscription.backlog
         self._engine.streams.add(self._end)
-        life = self._engine.faults.stream_life
-        timer = None if life == inf else asyncio.get_running_loop().call_later(life, self._end, unavailable("The stream is over"))
+        timer = self._limit_life(self._engine.faults.stream_life)
         try:
             await self._context.send_initial_metadata(())
             await self._settle(request)
@@ -85,6 +80,11 @@ class Stream:
         )
         open_consumer(subscription, self._consumer)
         return subscription
+
+    def _limit_life(self, seconds: float) -> asyncio.TimerHandle | None:
+        if seconds == inf:
+            return None
+        return asyncio.get_running_loop().call_later(seconds, self._end, unavailable("The stream is over"))
 
     def _end(self, reason: Refused) -> None:
         if not self._ended.done():

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-_HEAD_CACHE: dict[int, bytes] = {}
-_HEAD_CACHE_SIZE = 65_536
+_HEADS: dict[tuple[int, int], bytes] = {}
+_MAX_HEADS = 65_536
 
 _VARINT, _LENGTH_DELIMITED = 0, 2
 _FIXED_SIZES = {1: 8, 5: 4}
@@ -50,19 +50,19 @@ def attributes(pairs: Mapping[str, str]) -> bytes:
     return b"".join(field(2, field(1, key.encode()) + field(2, value.encode())) for key, value in pairs.items())
 
 
-def head(size: int) -> bytes:
-    """Return the tag and length of a ReceivedMessage in a response (field 1 of both kinds)."""
-    found = _HEAD_CACHE.get(size)
+def head(ack_id_size: int, rest: int) -> bytes:
+    """Return what stands before an ack id: the tags and lengths of a ReceivedMessage in a response and of its ack id.
+
+    ReceivedMessage is field 1 of both kinds of response; `rest` is the bytes of all that follows the ack id.
+    """
+    key = ack_id_size, rest
+    found = _HEADS.get(key)
     if found is None:
-        if len(_HEAD_CACHE) >= _HEAD_CACHE_SIZE:
-            _HEAD_CACHE.clear()
-        found = _HEAD_CACHE[size] = b"\x0a" + varint(size)
+        if len(_HEADS) >= _MAX_HEADS:
+            _HEADS.clear()
+        ack_id_head = b"\x0a" + varint(ack_id_size)
+        found = _HEADS[key] = b"\x0a" + varint(len(ack_id_head) + ack_id_size + rest) + ack_id_head
     return found
-
-
-def ack_head(size: int) -> bytes:
-    """Return the tag and length of an ack id of so many bytes."""
-    return b"\x0a" + varint(size)
 
 
 def attempt(number: int) -> bytes:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_reactor.local.faults import unavailable
 from cdc_reactor.local.journal import Journal, Op
@@ -23,6 +23,12 @@ _log = logging.getLogger("cdc_reactor")
 ACK_DELAY = 0.02
 
 
+class _Waiting(NamedTuple):
+    then: Callable[[], None]
+    seqs: Collection[int]
+    future: asyncio.Future[None]
+
+
 class Writer:
     """Writes a journal to a store. Start and stop it in the event loop that uses it."""
 
@@ -30,18 +36,18 @@ class Writer:
         self._journal = journal
         self._store = store
         self._thread = ThreadPoolExecutor(1, "broker-store")
-        self._waiting: list[tuple[Callable[[], None], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._wanted = asyncio.Event()
         self._is_poked = False
         self._task = asyncio.create_task(self._run())
 
-    async def written(self, then: Callable[[], None] = lambda: None) -> None:
+    async def written(self, then: Callable[[], None] = lambda: None, *, seqs: Collection[int] = ()) -> None:
         """Wait until everything noted so far is safe, then do `then`, in the order of these calls.
 
-        Raises UNAVAILABLE when it could not be written; `then` is not done.
+        Raises UNAVAILABLE when it could not be written; then `then` is not done, and the messages `seqs` are forgotten.
         """
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((then, future))
+        self._waiting.append(_Waiting(then, seqs, future))
         self._wanted.set()
         await future
 
@@ -73,21 +79,22 @@ class Writer:
                 await asyncio.get_running_loop().run_in_executor(self._thread, self._store.write, runs)
         except sqlite3.Error as error:
             _log.error("the broker could not write: %s; it refuses what it could not keep", error)
-            self._put_back(runs)
-            for _, future in waiting:
-                _fail(future)
+            self._put_back(runs, {seq for one in waiting for seq in one.seqs})
+            for one in waiting:
+                _fail(one.future)
             return
-        for then, future in waiting:
-            then()
-            if not future.done():
-                future.set_result(None)
+        for one in waiting:
+            one.then()
+            if not one.future.done():
+                one.future.set_result(None)
 
-    def _put_back(self, runs: list[tuple[Op, list[Any]]]) -> None:
-        """Keep all but what publishers are told to publish again."""
+    def _put_back(self, runs: list[tuple[Op, list[Any]]], forgotten: Collection[int]) -> None:
+        """Keep for the next time all but what publishers are told to publish again."""
         later = self._journal.take()
         for op, rows in (*runs, *later):
-            for row in rows if op is not Op.PUBLISHED or (op, rows) in later else ():
-                self._journal.note(op, row)
+            for row in rows:
+                if op is not Op.PUBLISHED or row[0] not in forgotten:
+                    self._journal.note(op, row)
 
 
 def _fail(future: asyncio.Future[None]) -> None:
