@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.api_core.exceptions import from_grpc_error
 from google.pubsub_v1 import PublisherClient, SchemaServiceClient, SubscriberClient, types
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcTransport
 from google.pubsub_v1.services.schema_service.transports import SchemaServiceGrpcTransport
@@ -98,7 +99,7 @@ class Clients:
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
-        self.transport = SubscriberGrpcTransport(channel=self.channel)
+        self.transport: Any = SubscriberGrpcTransport(channel=self.channel)
         self.publisher = PublisherClient(transport=PublisherGrpcTransport(channel=self.channel))
         self.subscriber = SubscriberClient(transport=self.transport)
         self.schemas = SchemaServiceClient(transport=SchemaServiceGrpcTransport(channel=self.channel))
@@ -117,8 +118,12 @@ class Clients:
         return list(self.publisher.publish(request={"topic": topic, "messages": messages}, retry=None).message_ids)
 
     def pull(self, subscription: str, count: int = 100) -> list[types.ReceivedMessage]:
-        request = {"subscription": subscription, "max_messages": count, "return_immediately": True}
-        return list(self.subscriber.pull(request=request, retry=None).received_messages)
+        # Not by the client, which warns of return_immediately; without it a pull of nothing would wait.
+        request = types.PullRequest(subscription=subscription, max_messages=count, return_immediately=True)
+        try:
+            return list(self.transport.pull(request, timeout=20).received_messages)
+        except grpc.RpcError as error:
+            raise from_grpc_error(error) from None
 
     def texts(self, subscription: str, count: int = 100) -> list[str]:
         return [received.message.data.decode() for received in self.pull(subscription, count)]

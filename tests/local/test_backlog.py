@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_reactor.local.journal import Op
-from cdc_reactor.local.options import DeadLetterPolicy, RetryPolicy, TopicOptions
+from cdc_reactor.local.options import DeadLetterPolicy, RetryPolicy, SubscriptionOptions, TopicOptions
 
 ORDERED = {"is_ordered": True}
 
@@ -492,3 +492,55 @@ def test_a_subscription_that_ends_lets_its_messages_go(desk, end):
     rows = dict(desk.journal.take())
     assert rows[Op.GONE] == [(number,) for number in numbers]
     assert (len(desk.backlog), desk.backlog.outstanding) == (0, 0)
+
+
+def test_old_messages_are_dropped_wherever_they_wait(desk):
+    desk = desk(retention=600.0, **ORDERED)
+    desk.publish("fresh")
+    desk.publish("a1", "a2", key="a")
+    desk.publish("again")
+    leases = desk.take()
+    desk.nack(*leases)
+
+    desk.now += 601
+
+    assert (desk.taken(), desk.unacked(), desk.backlog._lanes) == ([], [], {})
+
+
+def test_purging_drops_what_is_too_old_and_keeps_what_is_leased(desk):
+    desk = desk(retention=600.0, retains_acked=True)
+    desk.publish("leased", "acked", "waiting")
+    leased, acked = desk.take(2)
+    desk.modify([leased], 600)
+    desk.ack(acked)
+
+    desk.broker.purge(desk.now + 601)
+
+    assert desk.unacked() == ["leased"]
+    desk.broker.seek_to_time(desk.subscription, 0, desk.now)
+    assert desk.taken() == ["leased"]
+
+
+def test_a_subscription_that_retains_no_more_lets_its_acked_messages_go(desk):
+    desk = desk(retains_acked=True)
+    (number,) = desk.publish("a")
+    desk.ack(*desk.take())
+    desk.journal.take()
+
+    desk.broker.update_subscription(desk.subscription, SubscriptionOptions(), b"")
+
+    assert desk.journal.take()[0] == (Op.GONE, [(number,)])
+
+
+def test_a_subscription_expires_when_nobody_uses_it_and_not_while_somebody_consumes(desk):
+    desk = desk(expires_after=100.0)
+    desk.broker.use(desk.subscription.name, desk.now)
+    desk.broker.purge(desk.now + 1000)
+    assert desk.subscription.name in desk.broker.subscriptions
+
+    desk.backlog.detach(desk.consumer)
+    desk.broker.purge(desk.now + 1099)
+    assert desk.subscription.name in desk.broker.subscriptions
+    desk.broker.purge(desk.now + 1100)
+
+    assert desk.subscription.name not in desk.broker.subscriptions
