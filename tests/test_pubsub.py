@@ -787,6 +787,19 @@ def test_a_stream_whose_broker_stops_answering_heartbeats_is_opened_anew():
     run(test)
 
 
+def test_the_local_broker_answers_heartbeats(broker):
+    async def test():
+        async with using(broker) as side:
+            subscription = await side.open(heartbeat=1.0)
+            started = subscription.last_response
+
+            await until(lambda: subscription.last_response - started > 1.5)
+
+            assert side.heard.reconnected == []
+
+    run(test)
+
+
 def test_a_quiet_stream_whose_broker_answers_heartbeats_is_left_alone():
     async def test():
         script = Script()

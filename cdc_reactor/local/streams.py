@@ -46,6 +46,8 @@ class Stream:
         self._woken = asyncio.Event()
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._confirmations: list[bytes] = []
+        self._answers_heartbeats = False
+        self._heartbeats = 0
 
     async def run(self, requests: Any) -> None:
         """Serve the stream; raises Refused with what it is to end with."""
@@ -55,6 +57,8 @@ class Stream:
         if first is None:
             raise invalid("A StreamingPull begins with a request that names its subscription.")
         request = _parsed(first)
+        # Version 1: each empty request is answered by a response (google-cloud-go, pull request 13457).
+        self._answers_heartbeats = request.protocol_version >= 1
         self._subscription = self._begin(request)
         backlog = self._subscription.backlog
         self._engine.streams.add(self._end)
@@ -112,7 +116,11 @@ class Stream:
                 if self._engine.faults.delay:
                     await asyncio.sleep(self._engine.faults.delay)
                 parts.append(self._properties())
+                self._heartbeats = 0
                 await self._context.write(b"".join(parts))
+            elif self._heartbeats:
+                self._heartbeats = 0
+                await self._context.write(self._properties())
             elif self._subscription.ended is not None:
                 raise self._subscription.ended
             else:
@@ -141,6 +149,9 @@ class Stream:
     async def _read(self) -> None:
         async for raw in self._requests:
             limits.check_ack_request(len(raw))
+            if not raw and self._answers_heartbeats:
+                self._heartbeats += 1
+                self._woken.set()
             request = _parsed(raw)
             if request.subscription or request.max_outstanding_messages or request.max_outstanding_bytes:
                 raise invalid("Only the first request of a StreamingPull names its subscription and flow control.")
