@@ -22,6 +22,7 @@ from cdc_reactor.changes import Batch, Row
 from cdc_reactor.columns import DecimalBytes, MicroTimestamp, Placeholder
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.handlers import Context, Handler, handles
+from cdc_reactor.messages import Delivery, Message
 from cdc_reactor.routing import CdcRouter
 
 _CAPTURES = Path(__file__).resolve().parents[1] / "tests" / "captures"
@@ -138,6 +139,11 @@ def endless(form: str) -> Iterator[bytes]:
 def copies(form: str, count: int) -> list[bytes]:
     """Return so many messages, each an object of its own, so that none is in the processor's cache already."""
     return [bytes(memoryview(data)) for data in islice(endless(form), count)]
+
+
+def delivered(bodies: Sequence[bytes]) -> list[Delivery]:
+    """Make a message and a delivery of each, as a transport does."""
+    return [Delivery(Message(data), None) for data in bodies]
 
 
 def size_of(bodies: Sequence[bytes]) -> Corpus:

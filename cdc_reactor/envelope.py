@@ -197,10 +197,11 @@ def _read_strange_position(message: bytes) -> _Position:
     except DecodeError:
         return _Position()
     source = (value.get("payload") or value)["source"]
-    return _Position(ts_ms=_integer(source.get("ts_ms")), lsn=_integer(source.get("lsn")))
+    return _Position(ts_ms=integer(source.get("ts_ms")), lsn=integer(source.get("lsn")))
 
 
-def _integer(value: Any) -> int | None:
+def integer(value: Any) -> int | None:
+    """Read a number that CloudEvents and headers send as text; None where the connector sends something else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

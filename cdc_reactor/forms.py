@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdc_reactor.avro import AvroReader, is_avro
-from cdc_reactor.envelope import Drop, Envelope, Operation, RowSchema, RowSchemas, Source, parse_json
+from cdc_reactor.envelope import Drop, Envelope, Operation, RowSchema, RowSchemas, Source, integer, parse_json
 from cdc_reactor.errors import DecodeError, UsageError
 from cdc_reactor.messages import Message
 
@@ -146,10 +146,10 @@ def _envelope(op: Any, source: Mapping[str, Any], before: Any, after: Any, schem
     schema_name = source.get("schema")
     where = Source(
         name=_text(source.get("name")),
-        ts_ms=_integer(source.get("ts_ms")),
+        ts_ms=integer(source.get("ts_ms")),
         schema=_text(source.get("db") if schema_name is None else schema_name),
         table=_text(source.get("table")) or _text(source.get("collection")),
-        lsn=_integer(source.get("lsn")),
+        lsn=integer(source.get("lsn")),
     )
     if not where.table and operation is not Operation.MESSAGE:
         raise DecodeError("the source block names no table and no collection")
@@ -200,13 +200,6 @@ def _cloud_source(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _integer(value: Any) -> int | None:
-    """Read a number that CloudEvents and headers send as text; None where the connector sends something else."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _flattened(value: dict[str, Any], schema: RowSchema | None, prefix: str) -> Envelope:

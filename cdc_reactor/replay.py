@@ -136,7 +136,7 @@ class Replay:
     ) -> None:
         self._router = router
         self._runner = runner
-        self._reactor = Reactor(router.route, backoff=backoff)
+        self._reactor = Reactor(router, backoff=backoff)
         self._events = events
         self._dead_letters = dead_letters
         self._on_error = on_error

@@ -284,7 +284,7 @@ class _Drive:
     """One run: the loop that a daemon has around the reactor, with a clock that jumps."""
 
     def __init__(self, router: CdcRouter, executor: Executor, clock: _Clock) -> None:
-        self._reactor = Reactor(router.route)
+        self._reactor = Reactor(router)
         self._executor = executor
         self._clock = clock
         self.publications: list[Publication] = []

@@ -128,7 +128,13 @@ class TestSources:
         ],
     )
     @pytest.mark.parametrize(
-        "form", ["%s", '{"schema":{"type":"struct"},"payload":%s}', '{"schema":null,"payload":%s}\n']
+        "form",
+        [
+            "%s",
+            '{"schema":{"type":"struct"},"payload":%s}',
+            '{"schema":null,"payload":%s}\n',
+            '{"schema":{},"payload":%s,"source":1}',
+        ],
     )
     def test_a_position_is_a_number_or_none(self, ts_ms, lsn, expected, form):
         source = '{"name":"c","ts_ms":%s,"schema":"s","table":"t","lsn":%s}' % (ts_ms, lsn)  # noqa: UP031 - holds braces
