@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.envelope import Envelope
+from cdc_reactor.envelope import Envelope, Lsn
 from cdc_reactor.errors import ReactorError, RemoteFailure
 from cdc_reactor.execution import place_of
 from cdc_reactor.messages import Message, Settlement
@@ -95,7 +95,7 @@ def _place_in_database(message: Message, decoder: Decoder) -> tuple[str, str]:
     if type(envelope) is not Envelope:
         return "", ""
     lsn = envelope.source.lsn
-    return str(envelope.source.table_id), "" if lsn is None else str(lsn)
+    return str(envelope.source.table_id), str(Lsn(lsn)) if isinstance(lsn, int) else ""
 
 
 def _written(seconds: float) -> str:

@@ -52,7 +52,7 @@ def test_a_letter_is_the_message_with_its_key_and_all_that_is_known_of_the_failu
             "cdc_fingerprint": fingerprint(settlement(message, error), "public.users"),
             "cdc_handler": "announce",
             "cdc_table": "public.users",
-            "cdc_lsn": str(0x16B374D848),
+            "cdc_lsn": "16/B374D848",
             "cdc_attempts": "5",
             "cdc_first_failure": "2026-11-01T12:00:00.000+00:00",
             "cdc_last_failure": "2026-11-01T12:00:02.500+00:00",
