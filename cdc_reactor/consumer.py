@@ -12,15 +12,17 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
+from cdc_reactor.aside import aside
 from cdc_reactor.breaker import Breaker, BreakerLimits
 from cdc_reactor.dead_letters import Circumstances, letter, without_reasons
 from cdc_reactor.decoder import Decoder
+from cdc_reactor.deferred_schemas import SchemaNeeded
 from cdc_reactor.envelope import Drop
 from cdc_reactor.errors import MessageRefused, PublishError, ReactorError, Stopped, WorldError
 from cdc_reactor.events import EncodedEvent, Publication
@@ -151,21 +153,31 @@ class Consumer:
         while taken < len(deliveries):
             try:
                 taken += self._receive(deliveries[taken:] if taken else deliveries)
-            except WorldError as error:
-                # A schema registry is down. Nothing can be decoded meanwhile, and nothing may overtake.
+            except SchemaNeeded as needed:
+                # Nothing can be decoded meanwhile, and nothing may overtake.
                 taken += self._reactor.taken
-                self._note_pause("schemas", self.name, str(error))
                 self.advance()
-                await self._sleep(_WORLD_RETRY)
-                if self._draining.is_set():
+                if not await self._fetch(needed):
                     self._subscription.nack(deliveries[taken:][::-1])
                     return
-            else:
-                self._note_pause("schemas", self.name, "")
         self.advance()
         if (breaker := self._breakers.get("")) is not None:
             while breaker.is_open(self._loop.time()) and not self._draining.is_set():
                 await self._sleep(_WORLD_RETRY)
+
+    async def _fetch(self, needed: SchemaNeeded) -> bool:
+        """Fetch a schema, however long that takes; tell whether it came before the end."""
+        while not self._draining.is_set():
+            try:
+                if not await self._before_the_end(aside(needed.fetch)):
+                    return False
+            except WorldError as error:
+                self._note_pause("schemas", self.name, str(error))
+                await self._sleep(_WORLD_RETRY)
+            else:
+                self._note_pause("schemas", self.name, "")
+                return True
+        return False
 
     def _receive(self, deliveries: list[Delivery]) -> int:
         self._reactor.receive_all(deliveries, self._loop.time())
@@ -174,6 +186,17 @@ class Consumer:
             self._heartbeats = heartbeats
             self.last_heartbeat = self._around.clock()
         return len(deliveries)
+
+    async def _before_the_end(self, waiting: Coroutine[Any, Any, None]) -> bool:
+        """Wait for something; tell whether it came before the drain began."""
+        task, draining = asyncio.create_task(waiting), asyncio.create_task(self._draining.wait())
+        await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        if not task.done():
+            task.cancel()
+            return False
+        task.result()
+        return True
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, but not longer than until the drain begins."""

@@ -17,16 +17,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from threading import Thread
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
 
+from cdc_reactor.aside import aside
 from cdc_reactor.breaker import BreakerLimits
 from cdc_reactor.columns import Placeholder
 from cdc_reactor.consumer import Consumer, Surroundings
 from cdc_reactor.database import check
 from cdc_reactor.decoder import Decoder
+from cdc_reactor.deferred_schemas import DeferredSchemas
 from cdc_reactor.errors import ReactorError, Stopped, UsageError, WorldError
 from cdc_reactor.events import declared_topics
 from cdc_reactor.execution import Executor
@@ -39,7 +41,7 @@ from cdc_reactor.pubsub_publisher import Publisher
 from cdc_reactor.reactor import Backoff
 from cdc_reactor.routing import CdcRouter
 from cdc_reactor.runners import ProcessRunner, ThreadRunner
-from cdc_reactor.schemas import SchemaStore
+from cdc_reactor.schemas import KeptSchemas, SchemaStore
 from cdc_reactor.settings import Settings
 from cdc_reactor.telemetry import Telemetry
 
@@ -94,6 +96,9 @@ class Daemon:
         self._is_database_up: bool | None = None
         self._database_reason = ""
         self._executor: Executor | None = None
+        # Files are read already; whoever must be asked is asked beside the event loop.
+        is_here = type(parts.schemas) is KeptSchemas
+        self._schemas: SchemaStore = parts.schemas if is_here else DeferredSchemas(parts.schemas)
         self._turn = 0
         self._started_at = 0.0
         #: Whether everything that ran came to its end; where not, only leaving the process ends it.
@@ -115,7 +120,7 @@ class Daemon:
             if not self._stop.is_set():
                 self._on_start(started)
             await self._stop.wait()
-            self.is_clean = await self._drain()
+            self.is_clean = await self._drain(tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -204,7 +209,7 @@ class Daemon:
                     name,
                 )
         if self._parts.engine is not None:
-            await _beside(check, self._parts.engine)
+            await aside(partial(check, self._parts.engine))
             self._is_database_up = True
         return found
 
@@ -267,7 +272,7 @@ class Daemon:
     def _decoder(self) -> Decoder:
         settings = self._settings
         return Decoder(
-            schemas=self._parts.schemas,
+            schemas=self._schemas,
             placeholder=Placeholder(settings.unavailable_value_placeholder),
             unwrapped_prefix=settings.unwrapped_prefix,
             max_bytes=settings.max_message_bytes,
@@ -326,7 +331,7 @@ class Daemon:
     async def _watch_database(self, engine: Engine) -> None:
         while True:
             try:
-                await _beside(check, engine)
+                await aside(partial(check, engine))
             except WorldError as error:
                 self._is_database_up, self._database_reason = False, str(error)
             else:
@@ -365,13 +370,15 @@ class Daemon:
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _drain(self) -> bool:
+    async def _drain(self, tasks: Sequence[asyncio.Task[None]]) -> bool:
         """Stop the intake, give back, finish, confirm; tell whether everything ended in time."""
         started = time.monotonic()
         pairs = list(self._consumers.values())
         await asyncio.gather(*(subscription.stop_intake() for _, subscription in pairs))
         grace = self._settings.run.grace
         ended = await asyncio.gather(*(consumer.drain(grace) for consumer, _ in pairs))
+        # An intake that was waiting for something gives back what it had in hand.
+        await asyncio.wait(tasks[: len(pairs)], timeout=1.0)
         confirmed = await asyncio.gather(*(subscription.drained(_CONFIRM_SECONDS) for _, subscription in pairs))
         with suppress(WorldError):
             self._report_now()
@@ -391,25 +398,3 @@ async def _look_at(connection: Connection, name: str) -> SubscriptionInfo | None
         if is_denied(error):
             return None
         raise
-
-
-async def _beside(function: Callable[[Engine], None], engine: Engine) -> None:
-    """Call something that may block for long, in a thread that nobody waits for at the end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def report(error: BaseException | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error is not None else done.set_result(None)
-
-    def call() -> None:
-        error: BaseException | None = None
-        try:
-            function(engine)
-        except BaseException as caught:  # noqa: BLE001 - a thread ends here; whoever waits raises it
-            error = caught
-        with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(report, error)
-
-    Thread(target=call, name="database-check", daemon=True).start()
-    await done
