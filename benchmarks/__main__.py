@@ -1,33 +1,47 @@
-"""`python -m benchmarks NAME [--json] [--rounds N]`."""
+"""`python -m benchmarks NAME [--json] [--rounds N] [--quick]`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import orjson
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks import decode, memory, replay
+from benchmarks import decode, memory, pubsub, replay
 from benchmarks.harness import Case, Result, environment
+from benchmarks.pubsub_figures import PubSubCase
 
 _BENCHMARKS: Mapping[str, Callable[[int], Result]] = {
     decode.NAME: decode.run,
     replay.NAME: replay.run,
     memory.NAME: memory.run,
+    pubsub.NAME: pubsub.run,
 }
+
+# Rounds that count, where nobody says how many; those of pubsub take longer.
+_ROUNDS = 9
+_PUBSUB_ROUNDS = 4
+_QUICK_ROUNDS = 2
 
 
 def main() -> None:
     """Run what was asked for and print it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=(*_BENCHMARKS, "all"), metavar="NAME", help="decode, replay, memory or all")
+    parser.add_argument(
+        "name", choices=(*_BENCHMARKS, "all"), metavar="NAME", help="decode, replay, memory, pubsub or all"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--rounds", type=_rounds, default=9, metavar="N", help="rounds that count (default 9)")
+    parser.add_argument(
+        "--rounds", type=_rounds, metavar="N", help=f"rounds that count (default {_ROUNDS}; pubsub {_PUBSUB_ROUNDS})"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} rounds, to see that it runs")
     options = parser.parse_args()
-    result = _run_all(options.rounds) if options.name == "all" else _BENCHMARKS[options.name](options.rounds)
+    rounds = _QUICK_ROUNDS if options.quick and options.rounds is None else options.rounds
+    names = list(_BENCHMARKS) if options.name == "all" else [options.name]
+    result = _run(options.name, names, rounds)
     if options.json:
         sys.stdout.write(orjson.dumps(result.to_json(), option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
@@ -41,10 +55,10 @@ def _rounds(text: str) -> int:
     return rounds
 
 
-def _run_all(rounds: int) -> Result:
-    whole = Result("all")
-    for run in _BENCHMARKS.values():
-        found = run(rounds)
+def _run(name: str, names: Sequence[str], rounds: int | None) -> Result:
+    whole = Result(name)
+    for each in names:
+        found = _BENCHMARKS[each](rounds or (_PUBSUB_ROUNDS if each == pubsub.NAME else _ROUNDS))
         whole.cases.extend(found.cases)
         whole.missing.extend(found.missing)
     return whole
@@ -54,6 +68,11 @@ def _print(result: Result) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     for name, unit in dict.fromkeys((case.benchmark, case.unit) for case in result.cases):
         console.print(_table(name, unit, [c for c in result.cases if (c.benchmark, c.unit) == (name, unit)]))
+    streams = [case for case in result.cases if isinstance(case, PubSubCase) and case.is_of_rates]
+    if streams:
+        console.print(_streams(streams))
+        versions = dict.fromkeys(f"{case.against}: {case.version_against}" for case in streams)
+        console.print("; ".join(versions))
     for missing in result.missing:
         console.print(f"missing: {missing['case']} against {missing['against']}: {missing['why']}")
     facts = environment()
@@ -101,6 +120,28 @@ def _table(name: str, unit: str, cases: list[Case]) -> Table:
             str(case.void_rounds or "·"),
         )
     return table
+
+
+def _streams(cases: Sequence[PubSubCase]) -> Table:
+    """Say how fast each was in the rounds that count for rates, and what the processors did meanwhile."""
+    table = Table(
+        Column("case", no_wrap=True),
+        Column("against", no_wrap=True),
+        *map(_numeric, ("ours/s", "theirs", "CPU ours", "theirs", "broker's", "theirs", "messages", "theirs", "bytes")),
+        title=f"messages a second, at most {cases[0].response_messages} or {cases[0].response_bytes >> 20} MiB a "
+        "response unless stated otherwise; CPU in processors; messages of a round",
+        title_justify="left",
+    )
+    for case in cases:
+        rates = (_count(case.rate), _count(case.rate_against))
+        shares = map(_show, (case.share, case.share_against, case.feed_share, case.feed_share_against))
+        counts = (_count(case.messages), _count(case.messages_against), _count(case.message_bytes))
+        table.add_row(case.case, case.against, *rates, *shares, *counts)
+    return table
+
+
+def _count(value: float | None) -> str:
+    return "·" if value is None else f"{value:,.0f}"
 
 
 def _target(case: Case) -> str:
