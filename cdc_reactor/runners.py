@@ -25,6 +25,9 @@ from cdc_reactor.reactor import Outcome, Work
 
 _log = logging.getLogger("cdc_reactor")
 
+# How long, in seconds, a work waits for a thread before another one is added.
+_PATIENCE = 0.020
+
 #: Is given a work, what became of it, and how many seconds the run took.
 Done: TypeAlias = Callable[[Work, Outcome, float], None]
 
@@ -46,6 +49,7 @@ class Runner(Protocol):
 class _Task(NamedTuple):
     work: Work
     done: Done
+    number: int
 
 
 class _Finished(NamedTuple):
@@ -62,8 +66,9 @@ def given_back(work: Work, reason: str = "", *, pause: float | None = None) -> O
 class ThreadRunner:
     """Runs works in threads, two for each thread at most, so that none waits for the event loop.
 
-    Made on the event loop and used there only. The threads are daemons: one whose handler never returns keeps no
-    process alive.
+    Threads are added when a work waits for one: handlers that wait for a database get them all, while quick ones stay
+    in few threads, for each that is woken costs more than a small batch. Made on the event loop and used there only.
+    The threads are daemons: one whose handler never returns keeps no process alive.
     """
 
     def __init__(self, run: Callable[[Work], Outcome], threads: int) -> None:
@@ -72,12 +77,13 @@ class ThreadRunner:
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._finished: deque[_Finished] = deque()
         self._is_called = False
+        self._limit = threads
         self._room = 2 * threads
-        self._threads = [
-            threading.Thread(target=self._serve, name=f"handlers-{n}", daemon=True) for n in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
+        # Numbers of works: the last that was sent, and the last that a thread has begun.
+        self._sent = self._begun = 0
+        self._growth: asyncio.TimerHandle | None = None
+        self._threads: list[threading.Thread] = []
+        self._add_thread()
 
     @property
     def room(self) -> int:
@@ -87,7 +93,25 @@ class ThreadRunner:
     def start(self, work: Work, done: Done) -> None:
         """Take a work; `done` is called on the event loop."""
         self._room -= 1
-        self._tasks.put(_Task(work, done))
+        self._sent += 1
+        self._tasks.put(_Task(work, done, self._sent))
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._growth is None and len(self._threads) < self._limit and self._begun < self._sent:
+            self._growth = self._loop.call_later(_PATIENCE, self._grow, self._sent)
+
+    def _grow(self, sent: int) -> None:
+        """Add a thread where what was sent by then has still not been begun."""
+        self._growth = None
+        if self._begun < sent:
+            self._add_thread()
+        self._look_again()
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._serve, name=f"handlers-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def take_back(self) -> list[tuple[Work, Done]]:
         """Hand back what was taken and not yet begun."""
@@ -96,17 +120,20 @@ class ThreadRunner:
             while True:
                 task = self._tasks.get_nowait()
                 if task is not None:
-                    taken.append(task)
+                    taken.append((task.work, task.done))
         self._room += len(taken)
         return taken
 
     def close(self) -> None:
         """End the threads that have nothing to do."""
+        if self._growth is not None:
+            self._growth.cancel()
         for _ in self._threads:
             self._tasks.put(None)
 
     def _serve(self) -> None:
         while (task := self._tasks.get()) is not None:
+            self._begun = task.number
             started = time.perf_counter()
             outcome = self._outcome(task.work)
             self._finished.append(_Finished(task, outcome, time.perf_counter() - started))
@@ -128,9 +155,9 @@ class ThreadRunner:
         self._is_called = False
         try:
             while self._finished:
-                (work, done), outcome, seconds = self._finished.popleft()
+                task, outcome, seconds = self._finished.popleft()
                 self._room += 1
-                done(work, outcome, seconds)
+                task.done(task.work, outcome, seconds)
         finally:
             # Whatever one work's callback raises is told by the event loop, and keeps no other from coming back.
             if self._finished:

@@ -94,6 +94,46 @@ def test_each_work_comes_back_once_on_the_event_loop(tmp_path: Path):
     assert threads <= {"handlers-0", "handlers-1"}
 
 
+def test_threads_are_added_while_works_wait_for_one_and_no_more_than_allowed(tmp_path: Path):
+    works, _ = works_of(tmp_path, [1, 2, 3, 4])
+    together = threading.Barrier(3, timeout=60)
+    used = set()
+
+    def run(work: Work) -> Outcome:
+        used.add(threading.current_thread().name)
+        if work is not works[3]:
+            together.wait()
+        return Outcome.acked(len(work.held))
+
+    async def main():
+        runner = ThreadRunner(run, 3)
+        assert len(runner._threads) == 1
+        try:
+            return await run_all(runner, works), len(runner._threads)
+        finally:
+            runner.close()
+
+    outcomes, threads = asyncio.run(main())
+
+    assert outcomes == {str(n): Outcome.acked(1) for n in (1, 2, 3, 4)}
+    assert (threads, used) == (3, {"handlers-0", "handlers-1", "handlers-2"})
+
+
+def test_quick_works_stay_in_one_thread(tmp_path: Path):
+    works, _ = works_of(tmp_path, list(range(1, 15)))
+
+    async def main():
+        runner = ThreadRunner(lambda work: Outcome.acked(len(work.held)), 8)
+        try:
+            for _ in range(20):
+                await run_all(runner, works)
+            return len(runner._threads)
+        finally:
+            runner.close()
+
+    assert asyncio.run(main()) <= 2
+
+
 def test_a_run_that_breaks_off_is_given_back_uncounted_and_its_thread_goes_on(tmp_path: Path, caplog):
     works, _ = works_of(tmp_path, [1, 2])
 
