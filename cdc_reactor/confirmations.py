@@ -155,6 +155,10 @@ class Confirmations:
                 self.on_acked(self._leases.release(answer.confirmed))
                 self._observer.acks_confirmed(len(answer.confirmed), clock() - started)
             self._give_up(answer.refused)
+            if answer.refused:
+                # Done, and ours no more; what came again meanwhile goes on below under its new id.
+                refused = set(answer.refused)
+                self.on_too_late([d for ack_id, d in asked.items() if ack_id in refused and d.ack_id == ack_id])
             self._note_progress()
             # Also what came again meanwhile, and has another ack id now.
             again = set(answer.again)

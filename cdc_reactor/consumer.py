@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, Protocol
 
+from msgspec.structs import replace
+
 from cdc_reactor.aside import aside
 from cdc_reactor.breaker import Breaker, BreakerLimits
 from cdc_reactor.dead_letters import Circumstances, letter, without_reasons
@@ -90,14 +92,14 @@ class Consumer:
         decoder: Decoder,
         *,
         surroundings: Surroundings,
-        on_room: Callable[[], None] = lambda: None,
+        on_room: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self._subscription = subscription
         self._router = router
         self._decoder = decoder
         self._around = surroundings
-        self._on_room = on_room
+        self._on_room = on_room or self.advance
         self._loop = asyncio.get_running_loop()
         self._reactor = Reactor(router, backoff=surroundings.backoff, hold_limit=surroundings.retry_limit)
         self._timer: asyncio.TimerHandle | None = None
@@ -119,6 +121,12 @@ class Consumer:
     def outstanding(self) -> int:
         """Deliveries received and not yet settled."""
         return self._reactor.outstanding + len(self._letters)
+
+    @property
+    def oldest_age(self) -> float | None:
+        """How long ago, in seconds, the oldest of what is held arrived; None where nothing is."""
+        since = self._reactor.oldest_since
+        return None if since is None else self._loop.time() - since
 
     @property
     def lanes_held(self) -> int:
@@ -233,12 +241,24 @@ class Consumer:
             task = self._loop.create_task(self._publish_and_complete(work, outcome))
             self._publishing.add(task)
             task.add_done_callback(self._publishing.discard)
+            self._on_room()
         else:
             self._complete(work, outcome)
         self._tell_run(work, outcome, seconds)
-        self._on_room()
+
+    def _within_leases(self, outcome: Outcome) -> Outcome:
+        """Shorten waits that no lease lasts for: what goes back to the broker comes again at once."""
+        longest = self._around.retry_limit / 2
+        if all(failure.delay is None or failure.delay <= longest for failure in outcome.failures.values()):
+            return outcome
+        failures = {
+            index: failure if failure.delay is None else replace(failure, delay=min(failure.delay, longest))
+            for index, failure in outcome.failures.items()
+        }
+        return replace(outcome, failures=failures)
 
     def _complete(self, work: Work, outcome: Outcome) -> None:
+        outcome = self._within_leases(outcome)
         self._running.discard(work)
         self._note_failures(work, outcome)
         self._note_pause("world", work.consumer.name, outcome.pause_reason)
@@ -246,7 +266,8 @@ class Consumer:
             applied = sum(1 for verdict in outcome.verdicts if verdict is _ACK)
             self._breakers[work.consumer.name].note(applied, 0, self._loop.time())
         self._reactor.complete(work, outcome, self._loop.time())
-        self.advance()
+        self._settle()
+        self._on_room()
         if not self._running:
             self._idle.set()
 
@@ -321,6 +342,12 @@ class Consumer:
                 # One is so large that the reasons make it too large; which one, the publisher tells of one alone.
                 chunk = chunk[:1]
                 is_published = await self._bury_alone(chunk[0])
+            except Exception:  # noqa: BLE001 - a task ends here, and its letters would stay
+                # A fault of ours; those behind it must not wait for its cure.
+                _log.exception("message %s cannot be buried", chunk[0].delivery.message.message_id)
+                chunk = chunk[:1]
+                self._subscription.nack([chunk[0].delivery])
+                is_published = False
             if is_published is None:
                 return
             for settlement in chunk:
@@ -425,20 +452,21 @@ class Consumer:
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def drain(self, grace: float) -> bool:
-        """Give back what has not begun, let what runs end within `grace` seconds; tell whether all of it did.
-
-        The intake must be stopped before. What does not end in time is given back, too; the caller then ends the
-        process, because a handler cannot be stopped.
-        """
-        deadline = self._loop.time() + grace
+    def begin_drain(self) -> None:
+        """Give back what has not begun, and from now on whatever comes or fails. The intake must be stopped before."""
         self._draining.set()
         if self._timer is not None:
             self._timer.cancel()
         self._reactor.drain()
-        for work, done in self._around.runner.take_back():
-            done(work, given_back(work), 0.0)
         self._settle()
+
+    async def drain(self, grace: float) -> bool:
+        """Let what runs end within `grace` seconds; tell whether all of it did.
+
+        What does not end in time is given back, too; the caller then ends the process, because a handler cannot be
+        stopped.
+        """
+        deadline = self._loop.time() + grace
         await self._until_idle(deadline)
         for work in self._running:
             self._subscription.nack([held.delivery for held in reversed(work.held)])

@@ -40,7 +40,7 @@ from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo, is_denie
 from cdc_reactor.pubsub_publisher import Publisher
 from cdc_reactor.reactor import Backoff
 from cdc_reactor.routing import CdcRouter
-from cdc_reactor.runners import ProcessRunner, ThreadRunner
+from cdc_reactor.runners import ProcessRunner, ThreadRunner, given_back
 from cdc_reactor.schemas import KeptSchemas, SchemaStore
 from cdc_reactor.settings import Settings
 from cdc_reactor.telemetry import Telemetry
@@ -99,6 +99,7 @@ class Daemon:
         # Files are read already; whoever must be asked is asked beside the event loop.
         is_here = type(parts.schemas) is KeptSchemas
         self._schemas: SchemaStore = parts.schemas if is_here else DeferredSchemas(parts.schemas)
+        self._is_signalled = False
         self._turn = 0
         self._started_at = 0.0
         #: Whether everything that ran came to its end; where not, only leaving the process ends it.
@@ -143,11 +144,13 @@ class Daemon:
             loop.add_signal_handler(number, self._on_signal, number, status)
 
     def _on_signal(self, number: int, status: int) -> None:
-        if self._stop.is_set():
+        if self._is_signalled:
             # Not sys.exit: a handler that never returns would keep the process.
             os._exit(128 + number)
+        self._is_signalled = True
         _log.info("finishing what runs; a second signal ends at once")
-        self.stop(status)
+        if not self._stop.is_set():
+            self.stop(status)
 
     async def _start(self, stack: AsyncExitStack) -> Started:
         pubsub = self._settings.pubsub
@@ -164,11 +167,12 @@ class Daemon:
         publisher = Publisher(connection, timeout=pubsub.publish_timeout)
         stack.push_async_callback(publisher.close)
         surroundings = self._surroundings(publisher, stack)
-        for name, _ in found:
-            await self._open(name, connection, surroundings, stack)
         handlers = [(handler.name, str(handler.table_id)) for handler in self._parts.handlers]
         self._parts.telemetry.begin([name for name, _ in found], handlers)
         health = await self._serve_health(stack)
+        # Streams come last: what they bring must not wait for a start that fails.
+        for name, _ in found:
+            await self._open(name, connection, surroundings, stack)
         threads = self._threads if not self._settings.run.processes else 0
         return Started(connection=connection, subscriptions=found, threads=threads, health=health)
 
@@ -215,8 +219,9 @@ class Daemon:
 
     def _surroundings(self, publisher: Publisher, stack: AsyncExitStack) -> Surroundings:
         settings = self._settings
+        self._runner_of_all = self._runner(stack)
         return Surroundings(
-            runner=self._runner(stack),
+            runner=self._runner_of_all,
             publisher=publisher,
             telemetry=self._parts.telemetry,
             dead_letter_topic=settings.dead_letter_topic,
@@ -263,7 +268,7 @@ class Daemon:
             observer=self._parts.telemetry.of_subscription(name),
         )
         await subscription.open()
-        stack.push_async_callback(subscription.close)
+        stack.push_async_callback(_close, subscription)
         decoder = self._decoder()
         router = CdcRouter(self._parts.handlers, decoder, unknown_table=self._settings.unknown_table)
         consumer = Consumer(name, subscription, router, decoder, surroundings=surroundings, on_room=self._offer_room)
@@ -302,12 +307,15 @@ class Daemon:
         except (UsageError, WorldError, Stopped) as error:
             self._fatal = error
             self.stop()
+        except Exception as error:  # noqa: BLE001 - a task ends here, and nobody would hear of it
+            # A fault of ours: better an end that is seen than a daemon that does nothing.
+            _log.exception("%s: the intake broke off", consumer.name)
+            self._fatal = WorldError(f"{consumer.name}: the intake broke off ({type(error).__name__}); see the log")
+            self.stop()
 
     def _offer_room(self) -> None:
         """Let every consumer start works, another one first each time."""
         consumers = [consumer for consumer, _ in self._consumers.values()]
-        if len(consumers) == 1:
-            return  # it went on by itself
         self._turn = (self._turn + 1) % len(consumers)
         for consumer in (*consumers[self._turn :], *consumers[: self._turn]):
             consumer.advance()
@@ -315,7 +323,10 @@ class Daemon:
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
-            self._report_now()
+            try:
+                self._report_now()
+            except Exception:  # noqa: BLE001 - a task ends here, and nobody would hear of it
+                _log.exception("the figures of this second are missing")
 
     def _report_now(self) -> None:
         for consumer, subscription in self._consumers.values():
@@ -325,8 +336,14 @@ class Daemon:
                 subscription.held,
                 size_bytes=subscription.held_bytes,
                 lanes=consumer.lanes_held,
-                oldest_age=subscription.oldest_held_age,
+                oldest_age=consumer.oldest_age,
             )
+            if lost := subscription.lost():
+                _log.warning(
+                    "%s: %s leases were given up, too old or out of reach; what is held goes on",
+                    consumer.name,
+                    len(lost),
+                )
 
     async def _watch_database(self, engine: Engine) -> None:
         while True:
@@ -345,7 +362,7 @@ class Daemon:
         heartbeats = [c.last_heartbeat for c in consumers if c.last_heartbeat is not None]
         return HealthState(
             streams={name: subscription.is_open for name, (_, subscription) in self._consumers.items()},
-            handlers_loaded=bool(self._parts.handlers),
+            handlers_loaded=True,
             running_for=now - self._started_at,
             database=self._is_database_up,
             database_reason=self._database_reason,
@@ -362,8 +379,8 @@ class Daemon:
 
     def _ages(self, now: float) -> Iterator[tuple[float, float | None, float | None]]:
         """Give for each subscription that holds something: how long it stands still, oldest held, last settled."""
-        for consumer, subscription in self._consumers.values():
-            held = subscription.oldest_held_age
+        for consumer, _ in self._consumers.values():
+            held = consumer.oldest_age
             settled = None if consumer.last_progress is None else now - consumer.last_progress
             if held is not None:
                 yield min(held, held if settled is None else settled), held, settled
@@ -375,6 +392,10 @@ class Daemon:
         started = time.monotonic()
         pairs = list(self._consumers.values())
         await asyncio.gather(*(subscription.stop_intake() for _, subscription in pairs))
+        for consumer, _ in pairs:
+            consumer.begin_drain()
+        for work, done in self._runner_of_all.take_back():
+            done(work, given_back(work), 0.0)
         grace = self._settings.run.grace
         ended = await asyncio.gather(*(consumer.drain(grace) for consumer, _ in pairs))
         # An intake that was waiting for something gives back what it had in hand.
@@ -388,6 +409,13 @@ class Daemon:
             _log.warning("some acknowledgements were not confirmed; those changes come again")
         _log.info("drained in %.2f s", time.monotonic() - started)
         return all(ended)
+
+
+async def _close(subscription: Subscription) -> None:
+    """Close a subscription; where the start failed, what came already goes back first."""
+    await subscription.stop_intake()
+    await subscription.drained(1.0)
+    await subscription.close()
 
 
 async def _look_at(connection: Connection, name: str) -> SubscriptionInfo | None:

@@ -20,7 +20,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Hashable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -44,6 +44,9 @@ _log = logging.getLogger("cdc_reactor")
 _Invoke: TypeAlias = Callable[[Handler[Any], Batch[Any], Context], None]
 _Answer: TypeAlias = tuple[list[Publication], BaseException | None]
 _Clock: TypeAlias = Callable[[], datetime]
+
+# How long the end waits, in seconds, for tasks that handlers left behind and that heed no cancellation.
+_LOOP_PATIENCE = 2.0
 
 #: How long a handler pauses when the world fails, in seconds.
 WORLD_PAUSE = 1.0
@@ -92,6 +95,8 @@ class Executor:
                 lambda: self._in_transaction(handler, batch, attempt, _call, race), handler, race
             )
         except HandlerTimeout:
+            with self._lock, suppress(ValueError):
+                self._runners.remove(self._local.runner)
             self._local.runner = None
             raise
 
@@ -240,10 +245,13 @@ class _Loop:
 
     def close(self) -> None:
         """Cancel what handlers left running, and end the thread."""
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result()
+        cancelled = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+        with suppress(TimeoutError):
+            cancelled.result(timeout=_LOOP_PATIENCE)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(timeout=_LOOP_PATIENCE)
+        if not self._thread.is_alive():
+            self._loop.close()
 
 
 async def _cancel_all() -> None:

@@ -125,6 +125,8 @@ class Subscription:
         )
         self._confirmations.on_release = self._look_for_room
         self._arrived: list[Delivery] = []
+        # What was received and neither acknowledged nor given back by our side: messages, and bytes of their data.
+        self._unsettled = self._unsettled_bytes = 0
         self._deliveries = Deliveries()
         self._recognition = Recognition()
         self._confirmations.on_acked = self._recognition.confirmed
@@ -201,11 +203,14 @@ class Subscription:
 
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         """Acknowledge in the background; what comes again all the same is acknowledged again, and not received."""
-        self._confirmations.ack(deliveries)
+        done = list(deliveries)
+        self._count_unsettled(done, -1)
+        self._confirmations.ack(done)
 
     def nack(self, deliveries: Iterable[Delivery]) -> None:
         """Give back in the background, in this order; the broker delivers again at once, to whoever listens."""
         given_back = list(deliveries)
+        self._count_unsettled(given_back, -1)
         self._recognition.given_back(given_back)
         self._confirmations.nack([d.ack_id for d in given_back])
 
@@ -252,7 +257,9 @@ class Subscription:
     def is_full(self) -> bool:
         """Tell whether flow control forbids to read on."""
         limits = self.limits
-        return 0 < limits.max_messages <= self.held or 0 < limits.max_bytes <= self.held_bytes
+        # What was handed out is in memory also when its lease was given up.
+        messages, size_bytes = max(self.held, self._unsettled), max(self.held_bytes, self._unsettled_bytes)
+        return 0 < limits.max_messages <= messages or 0 < limits.max_bytes <= size_bytes
 
     async def has_room(self) -> None:
         """Wait until flow control lets us read on."""
@@ -272,9 +279,16 @@ class Subscription:
             self._leases.take(list(done_again), now)
             self._confirmations.ack(done_again)
         self._leases.take(new, now)
+        self._count_unsettled(new, 1)
         self._confirmations.watch_leases()
         self._arrived += new
         self._news.set()
+
+    def _count_unsettled(self, deliveries: list[Delivery], sign: int) -> None:
+        self._unsettled += sign * len(deliveries)
+        self._unsettled_bytes += sign * sum([len(d.message.data) for d in deliveries])
+        if sign < 0:
+            self._look_for_room()
 
     def _look_for_room(self) -> None:
         if not self._room.is_set() and not self.is_full():

@@ -300,7 +300,7 @@ class Reactor:
         self._running.discard(work)
         queue: Queue = work.queue
         if outcome.pause is not None:
-            queue.paused_until = now + outcome.pause
+            queue.paused_until = max(queue.paused_until, now + outcome.pause)
         if any(outcome.verdicts):
             self._complete_unevenly(work, outcome, now)
             return
@@ -505,6 +505,15 @@ class Reactor:
     def running(self) -> int:
         """Works that are out."""
         return len(self._running)
+
+    @property
+    def oldest_since(self) -> float | None:
+        """When the oldest of what is held arrived; None where nothing is."""
+        heads = [work.held[0] for work in self._running]
+        for queue in self._queues.values():
+            heads.extend(queue.pending[:1])
+            heads.extend(chunk[0] for chunk in (*queue.front, *filter(None, queue.busy.values())))
+        return min((held.since for held in heads), default=None)
 
     @property
     def lanes_held(self) -> int:

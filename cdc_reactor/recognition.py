@@ -114,6 +114,7 @@ class Recognition:
         """Note what the broker confirmed as acknowledged."""
         for delivery in deliveries:
             self._drop(delivery)
+            self._too_late.pop(delivery.message.message_id, None)
             self._confirmed[delivery.message.message_id] = None
         if len(self._confirmed) >= self._remembered:
             self._confirmed_before, self._confirmed = self._confirmed, {}

@@ -6,12 +6,15 @@ import asyncio
 import gc
 import logging
 import os
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from math import ceil
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import orjson
@@ -186,24 +189,56 @@ def _shortened(place: str) -> str:
 def _run_reloading(settings: Settings) -> int:
     """Run the daemon in a process of its own, and restart that when a file of the handlers changes."""
     try:
-        from watchfiles import PythonFilter, run_process
+        from watchfiles import PythonFilter, watch
     except ImportError:
         raise UsageError("--reload needs watchfiles: pip install 'cdc-reactor[reload]'") from None
     folders = _folders(settings.handlers)
     typer.echo(f"watching {', '.join(str(folder) for folder in folders)} for changes", err=True)
-    command = " ".join(["cdc-reactor", *(arg for arg in sys.argv[1:] if arg != "--reload"), "--no-reload"])
-    # SIGINT lets the daemon drain; watchfiles sends SIGKILL only after its own timeout.
-    run_process(
-        *folders,
-        target=command,
-        target_type="command",
-        watch_filter=PythonFilter(),
-        sigint_timeout=ceil(settings.run.grace) + 6,
-        callback=lambda changes: typer.echo(
-            f"restarting: {', '.join(sorted({Path(path).name for _, path in changes}))} changed", err=True
-        ),
-    )
-    return 130
+    child = _Child([*(arg for arg in sys.argv[1:] if arg != "--reload"), "--no-reload"], settings.run.grace + 6)
+    child.start()
+    for changes in watch(*folders, watch_filter=PythonFilter(), stop_event=child.is_stopping, raise_interrupt=False):
+        typer.echo(f"restarting: {', '.join(sorted({Path(path).name for _, path in changes}))} changed", err=True)
+        child.end()
+        child.start()
+    child.end()
+    return child.status
+
+
+class _Child:
+    """The daemon as a process in a session of its own: the one signal that it gets is ours, and not the terminal's.
+
+    A first signal to us ends it in good order, a second one at once.
+    """
+
+    def __init__(self, arguments: Sequence[str], patience: float) -> None:
+        self._command = [sys.executable, "-m", "cdc_reactor.cli", *arguments]
+        self._patience = patience
+        self._process: subprocess.Popen[bytes] | None = None
+        self.is_stopping = threading.Event()
+        #: What to exit with.
+        self.status = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self.is_stopping.is_set() and self._process is not None:
+            self._process.send_signal(number)
+        self.status = 130 if number == signal.SIGINT else 0
+        self.is_stopping.set()
+
+    def start(self) -> None:
+        """Start it."""
+        self._process = subprocess.Popen(self._command, start_new_session=True)  # noqa: S603 - our own command
+
+    def end(self) -> None:
+        """Let it drain, and wait for its end; it may have ended by itself."""
+        assert self._process is not None, "it was started"
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(self._patience)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _folders(targets: Sequence[str]) -> list[Path]:

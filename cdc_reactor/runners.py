@@ -199,11 +199,18 @@ class ProcessRunner:
             return pool.end(work)
         except WorldError as error:
             return self._replace(pool, work, str(error))
+        except Exception as error:  # noqa: BLE001 - a callback ends here, and its work would be lost
+            _log.exception("%s: the answer of a process cannot be read", work.consumer.name)
+            return given_back(work, f"the run broke off ({type(error).__name__})", pause=WORLD_PAUSE)
 
     def _replace(self, pool: PoolRunner, work: Work, reason: str) -> Outcome:
         if pool is self._pool:
             _log.error("%s; starting others", reason.partition(";")[0])
-            self._pool = self._make_pool()
+            try:
+                self._pool = self._make_pool()
+            except OSError as error:
+                # No memory, no file descriptors: the next work tries again.
+                _log.error("no process can be started: %s", error)
         return given_back(work, reason, pause=WORLD_PAUSE)
 
     def take_back(self) -> list[tuple[Work, Done]]:
