@@ -391,6 +391,41 @@ def test_what_was_acknowledged_without_a_lease_and_comes_again_is_acknowledged_a
     run(test)
 
 
+def test_an_acknowledgement_that_is_refused_is_made_good_when_the_message_comes_again(timed_broker):
+    async def test():
+        async with using(timed_broker, exactly_once=True) as side:
+            await side.publish(3)
+            subscription = await side.open(max_messages=1)
+            deliveries = await take(subscription, 1)
+            side.admin.advance(61)
+
+            subscription.ack(deliveries)
+
+            assert data(await take(subscription, 1)) == numbers(1)
+            assert side.counts()[0] == 2
+
+    run(test)
+
+
+def test_what_was_received_counts_against_the_limits_also_when_its_lease_was_given_up(timed_broker):
+    async def test():
+        async with using(timed_broker) as side:
+            await side.publish(4, size=100)
+            subscription = await side.open(max_messages=2, max_lease=20)
+            deliveries = await take(subscription, 2)
+
+            travel(21)
+            await until(lambda: side.heard.expired)
+
+            assert (subscription.held, subscription.is_full()) == (0, True)
+            subscription.ack(deliveries)
+            assert not subscription.is_full()
+            side.admin.advance(61)
+            assert data(await take(subscription, 2)) == [m + b"." * 100 for m in numbers(2, 3)]
+
+    run(test)
+
+
 def test_what_was_given_back_is_received_again(broker):
     async def test():
         async with using(broker) as side:

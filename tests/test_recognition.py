@@ -221,3 +221,11 @@ def test_whatever_a_broker_forgets_a_row_never_skips_and_ends_at_its_last_change
             assert number <= before + 1, f"seed {seed}: {number} came after {before}: {row.log}"
             highest = max(highest, number)
         assert row.log[-1] == row.length - 1, f"seed {seed}: {row.log}"
+
+
+def test_what_was_acknowledged_after_all_is_handled_again_when_somebody_sets_the_subscription_back():
+    recognition = Recognition()
+    recognition.too_late(recognition.sort(deliveries(1), 0.0).new)
+    recognition.confirmed(recognition.sort(deliveries(1, ack="b"), 1.0).done_again)
+
+    assert ids(recognition.sort(deliveries(1, ack="c"), 3600.0)) == (["1"], [], [])

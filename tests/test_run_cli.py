@@ -114,6 +114,10 @@ class Process:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
+    def terminate(self) -> None:
+        """Send SIGTERM to the process that was started, as an orchestrator does."""
+        self.send(signal.SIGTERM)
+
     def interrupt(self) -> None:
         """Press Ctrl-C: every process of the group gets the signal."""
         os.killpg(self._process.pid, signal.SIGINT)
@@ -190,7 +194,7 @@ def test_it_says_where_to_look_handles_what_comes_and_ends_with_0_at_sigterm(sta
 
     stage.publish(change(1, "ada@forum.example"), change(1, "grace@forum.example"))
     until(stage.is_done, "all is acknowledged")
-    daemon.send(signal.SIGTERM)
+    daemon.terminate()
 
     assert daemon.status() == 0
     assert seen(handlers) == ["v1 ada@forum.example", "v1 grace@forum.example"]
@@ -222,7 +226,7 @@ def test_what_runs_longer_than_the_grace_is_left_and_given_back(start, stage, ha
     stage.publish(change(1, "endless"), change(1, "after"))
     until(is_seen(handlers, "v1 endless"), "it runs")
 
-    daemon.send(signal.SIGTERM)
+    daemon.terminate()
 
     assert daemon.status(within=10) == 0
     assert "some handlers did not end within the grace of 0.3 s; their changes come again" in daemon.err
@@ -236,10 +240,10 @@ def test_a_second_signal_ends_it_at_once(start, stage, handlers):
     daemon.says(r"/readyz and /metrics")
     stage.publish(change(1, "endless"))
     until(is_seen(handlers, "v1 endless"), "it runs")
-    daemon.send(signal.SIGTERM)
+    daemon.terminate()
     daemon.says("a second signal ends at once")
 
-    daemon.send(signal.SIGTERM)
+    daemon.terminate()
 
     # The grace is 25 s by default.
     assert daemon.status(within=5) == 128 + signal.SIGTERM
@@ -263,17 +267,18 @@ def test_with_reload_a_changed_file_restarts_it_and_ctrl_c_ends_both(start, stag
     assert "Traceback" not in daemon.err
 
 
-def test_with_reload_ctrl_c_lets_what_runs_come_to_its_end(start, stage, handlers):
+@pytest.mark.parametrize(("end", "status"), [(Process.interrupt, 130), (Process.terminate, 0)])
+def test_with_reload_a_signal_lets_what_runs_come_to_its_end(start, stage, handlers, end, status):
     daemon = start(*run_of(stage, "--reload"))
     daemon.says(r"/readyz and /metrics")
     stage.publish(change(1, "slow"))
     until(is_seen(handlers, "v1 slow"), "it runs")
 
-    daemon.interrupt()
+    end(daemon)
     daemon.says("finishing what runs")
     (handlers / "go").touch()
 
-    assert daemon.status() == 130
+    assert daemon.status() == status
     assert stage.is_done()
 
 
@@ -370,7 +375,7 @@ def test_a_broker_keeps_what_it_was_told_over_ctrl_c_and_refuses_to_share_port_o
     plain = Stage(address)
     assert [json.loads(one.data)["after"]["name"] for one in plain.take("o-s")] == ["kept"]
     plain.close()
-    again.send(signal.SIGTERM)
+    again.terminate()
     assert (again.status(), again.err) == (0, "")
 
 
