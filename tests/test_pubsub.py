@@ -994,7 +994,7 @@ def test_closing_drops_what_is_under_way(broker):
 
             await asyncio.wait_for(subscription.close(), 5)
 
-            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
             side.admin.admit()
 
     run(test)
