@@ -41,7 +41,8 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     with asyncio.Runner(loop_factory=TravellingLoop) as runner:
         runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
         runner.run(test())  # type: ignore[arg-type]  # every test is a coroutine function
-    assert complaints == []
+    # gRPC has one queue for all event loops of a thread, and now and then serves one of a test that is over.
+    assert [c for c in complaints if "PollerCompletionQueue" not in c["message"]] == []
 
 
 def travel(seconds: float) -> None:
