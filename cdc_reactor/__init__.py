@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cdc_reactor.changes import Batch, Change, Create, Delete, Row, Truncate, Update
     from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable, ReactorError, Reject, Retry
-    from cdc_reactor.events import Event
+    from cdc_reactor.events import Event, ProtobufEvent
+    from cdc_reactor.experiments import Allocation, Allocations, ExperimentClient, ExperimentsInMemory
     from cdc_reactor.handlers import Context, Handler, handles
+    from cdc_reactor.messages import Message
+    from cdc_reactor.notifications import Notification
     from cdc_reactor.scalars import Geometry, Point
     from cdc_reactor.temporals import Infinity, Interval, IsoText
     from cdc_reactor.wire_types import (
@@ -33,10 +36,13 @@ if TYPE_CHECKING:
         NanoTimestamp,
         VariableDecimal,
     )
+    from cdc_reactor.workers import Worker, notifies, subscribes
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Allocation",
+    "Allocations",
     "Base64Bytes",
     "Base64UrlBytes",
     "Batch",
@@ -50,6 +56,8 @@ __all__ = [
     "Delete",
     "EpochDays",
     "Event",
+    "ExperimentClient",
+    "ExperimentsInMemory",
     "Geometry",
     "Handler",
     "HexBytes",
@@ -60,6 +68,7 @@ __all__ = [
     "IsoText",
     "IsoTime",
     "IsoTimestamp",
+    "Message",
     "MicroDuration",
     "MicroTime",
     "MicroTimestamp",
@@ -67,7 +76,9 @@ __all__ = [
     "MilliTimestamp",
     "NanoTime",
     "NanoTimestamp",
+    "Notification",
     "Point",
+    "ProtobufEvent",
     "ReactorError",
     "Reject",
     "Retry",
@@ -75,14 +86,21 @@ __all__ = [
     "Truncate",
     "Update",
     "VariableDecimal",
+    "Worker",
     "handles",
+    "notifies",
+    "subscribes",
 ]
 
 _ELSEWHERE = {
     "changes": ("Batch", "Change", "Create", "Delete", "Row", "Truncate", "Update"),
     "errors": ("DecodeError", "DefinitionError", "ImageUnavailable", "ReactorError", "Reject", "Retry"),
-    "events": ("Event",),
+    "events": ("Event", "ProtobufEvent"),
+    "experiments": ("Allocation", "Allocations", "ExperimentClient", "ExperimentsInMemory"),
     "handlers": ("Context", "Handler", "handles"),
+    "messages": ("Message",),
+    "notifications": ("Notification",),
+    "workers": ("Worker", "notifies", "subscribes"),
     "scalars": ("Geometry", "Point"),
     "temporals": ("Infinity", "Interval", "IsoText"),
 }

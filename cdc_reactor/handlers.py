@@ -8,22 +8,46 @@ from __future__ import annotations
 
 import inspect
 import typing
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
-from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
 
 from cdc_reactor.changes import Batch, Create, Delete, R, Row, Truncate, Update, columns_of
+from cdc_reactor.declarations import (
+    check_choice,
+    check_timeout,
+    check_two_parameters,
+    check_wait,
+    check_whole,
+    first_annotation,
+    label_of,
+    place_of,
+)
 from cdc_reactor.envelope import Operation, TableId
 from cdc_reactor.errors import DefinitionError
-from cdc_reactor.events import Event, Publication, encode
+from cdc_reactor.events import (
+    EVENT_ID,
+    Event,
+    ProtobufFact,
+    Publication,
+    Publishable,
+    derived_id,
+    encode,
+    is_protobuf,
+    key_of,
+    name_of,
+)
+from cdc_reactor.messages import NO_ATTRIBUTES, Message
 
 if TYPE_CHECKING:
     import logging
 
     from sqlalchemy.orm import Session
+
+    from cdc_reactor.experiments import Allocations
 
 #: What Pub/Sub takes of one message and of its ordering key, less what wraps the message in its request.
 #: https://cloud.google.com/pubsub/quotas#resource_limits
@@ -41,13 +65,34 @@ _OPERATION_OF: Mapping[Any, Operation] = {
 }
 
 
+class Cause(Protocol):
+    """What a run is handling at the moment; it names the events that are published meanwhile."""
+
+    def identity(self) -> str:
+        """Name it, the same whenever it is handled again; empty where that cannot be told."""
+
+    def trace(self) -> Mapping[str, str]:
+        """Return the attributes that carry its trace on."""
+
+
 class Context:
-    """What a run of a handler may use: a database session, events to publish, a logger, the time.
+    """What a run of a handler or worker may use: a database session, events to publish, a logger, the time.
 
     One Context lives for one run. Nothing that it collects takes effect before the handler returned.
     """
 
-    __slots__ = ("_open_session", "attempt", "handler", "log", "now", "publications")
+    __slots__ = (
+        "_cause",
+        "_message",
+        "_open_experiments",
+        "_open_session",
+        "_told",
+        "attempt",
+        "handler",
+        "log",
+        "now",
+        "publications",
+    )
 
     def __init__(
         self,
@@ -57,40 +102,103 @@ class Context:
         now: datetime,
         open_session: Callable[[], Session],
         attempt: int = 1,
+        message: Message | None = None,
+        cause: Cause | None = None,
+        open_experiments: Callable[[], Allocations] | None = None,
     ) -> None:
         self.handler = handler
         self.log = log
         #: When this run began: aware, UTC.
         self.now = now
-        #: How often the first change of the batch is now being tried; 1 for the first time.
+        #: How often the message, or the first change of the batch, is now being tried; 1 for the first time.
         self.attempt = attempt
         self.publications: list[Publication] = []
         self._open_session = open_session
+        self._message = message
+        self._cause = cause
+        self._open_experiments = open_experiments
+        # How often equal events were published of one cause.
+        self._told: Counter[str] = Counter()
 
     @property
     def session(self) -> Session:
         """The SQLAlchemy session of this run: one transaction, committed when the handler returns."""
         return self._open_session()
 
-    def publish(self, event: Event, *, key: str = "") -> None:
-        """Publish an event once the transaction is committed; `key` keeps events of one key in order."""
-        if not isinstance(event, Event):
-            raise TypeError(f"{self.handler} publishes a {type(event).__name__}; declare it as a class of Event")
-        if not event.topic:
-            raise TypeError(f'{type(event).__name__} has no topic: class {type(event).__name__}(Event, topic="…")')
+    @property
+    def message(self) -> Message:
+        """The message that a worker is given, as it was published: id, publish time, attributes, ordering key, data.
+
+        Raises:
+            RuntimeError: this is a table handler's run, which has a batch of changes and no one message.
+        """
+        if self._message is None:
+            raise RuntimeError(f"{self.handler} handles changes of a table; ctx.message is for workers only")
+        return self._message
+
+    @property
+    def experiments(self) -> Allocations:
+        """Allocate users to variations of experiments; all of it is flushed before the message is acknowledged.
+
+        Raises:
+            RuntimeError: no client of experiments is configured.
+        """
+        if self._open_experiments is None:
+            raise RuntimeError(
+                f"{self.handler} uses ctx.experiments, and no client is configured; name one: "
+                'experiments = "package.module:client"'
+            )
+        return self._open_experiments()
+
+    def publish(self, event: Publishable, *, key: str = "", topic: str = "") -> None:
+        """Publish an event once the transaction is committed; `key` keeps events of one key in order.
+
+        Without `key` it is what the event's own key field says, if it names one. A `topic` goes before the event's own.
+
+        Raises:
+            TypeError: this is no event, or it cannot be written.
+            ValueError: it is larger than its topic takes.
+        """
+        if not isinstance(event, Event | ProtobufFact):
+            raise TypeError(f"{self.handler} publishes a {type(event).__name__}; {_cure(event)}")
+        name = name_of(event)
+        topic = topic or event.topic
+        if not topic:
+            raise TypeError(f'{name} has no topic: class {name}(Event, topic="…")')
+        key = key or key_of(event)
         try:
             # Found out after the commit, it would be too late: the event would be lost, or the change applied twice.
-            size_bytes, key_bytes = len(encode(event)), len(key.encode())
+            data = encode(event)
+            size_bytes, key_bytes = len(data), len(key.encode())
         except AttributeError:
-            raise TypeError(f"{type(event).__name__}: an ordering key is text, not {type(key).__name__}") from None
+            raise TypeError(f"{name}: an ordering key is text, not {type(key).__name__}") from None
         except ValueError as error:
-            raise TypeError(f"{type(event).__name__} cannot be written as JSON: {error}") from error
+            raise TypeError(f"{name} cannot be written as JSON: {error}") from error
         if size_bytes > MAX_EVENT_BYTES or key_bytes > MAX_KEY_BYTES:
             raise ValueError(
-                f"{type(event).__name__} has {size_bytes:,} bytes and a key of {key_bytes:,}; "
-                f"topic {event.topic} takes {MAX_EVENT_BYTES:,} and {MAX_KEY_BYTES:,}"
+                f"{name} has {size_bytes:,} bytes and a key of {key_bytes:,}; "
+                f"topic {topic} takes {MAX_EVENT_BYTES:,} and {MAX_KEY_BYTES:,}"
             )
-        self.publications.append(Publication(event, key))
+        own_topic = "" if topic == event.topic else topic
+        self.publications.append(Publication(event, key, self._attributes(topic, key, data), data, own_topic))
+
+    def _attributes(self, topic: str, key: str, data: bytes) -> Mapping[str, str]:
+        cause = self._cause
+        if cause is None or not (identity := cause.identity()):
+            return NO_ATTRIBUTES
+        parts = (self.handler, identity, topic, key)
+        event_id = derived_id(parts, data)
+        repeated = self._told[event_id]
+        self._told[event_id] += 1
+        if repeated:
+            event_id = derived_id(parts, data, repeated)
+        return {EVENT_ID: event_id, **cause.trace()}
+
+
+def _cure(value: object) -> str:
+    if is_protobuf(type(value)):
+        return "bind its class to a topic with ProtobufEvent, and publish what that makes of it"
+    return "declare it as a class of Event"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,9 +235,7 @@ class Handler(Generic[R]):
     @property
     def place(self) -> str:
         """File and line of the function."""
-        assert inspect.isfunction(self.function), "@handles takes plain functions only"
-        code = self.function.__code__
-        return f"{code.co_filename}:{code.co_firstlineno}"
+        return place_of(self.function)
 
     def __call__(self, batch: Batch[R], ctx: Context) -> Awaitable[None] | None:
         """Call the function as it was written."""
@@ -165,11 +271,13 @@ def handles(
         raise DefinitionError(f"@handles takes a Row class, not {row!r}: write @handles(User)")
 
     def declare(function: Callable[[Batch[R], Context], Awaitable[None] | None]) -> Handler[R]:
-        label = _label(function)
+        label = label_of(function, "@handles")
         _check_row(label, row)
-        _check_numbers(label, max_size=max_size, max_attempts=max_attempts, max_wait=max_wait, timeout=timeout)
-        if on_poison not in typing.get_args(OnPoison):
-            raise DefinitionError(f'{label}: on_poison={on_poison!r} must be "skip", "park" or "halt"')
+        check_whole(label, "max_size", max_size)
+        check_whole(label, "max_attempts", max_attempts)
+        check_wait(label, "max_wait", max_wait)
+        check_timeout(label, timeout)
+        check_choice(label, "on_poison", on_poison, typing.get_args(OnPoison))
         _check_parameters(label, function, row)
         return Handler(
             function=function,
@@ -189,55 +297,18 @@ def handles(
     return declare
 
 
-def _label(function: Any) -> str:
-    if not inspect.isfunction(function):
-        raise DefinitionError(f"@handles decorates a function (def or async def), not {function!r}")
-    label = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno} {function.__name__}"
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise DefinitionError(f"{label}: a handler with `yield` in it would never run; publish by ctx.publish")
-    return label
-
-
 def _check_row(label: str, row: type[Row]) -> None:
     if not hasattr(row, "table_id"):
         raise DefinitionError(f'{label}: {row.__name__} names no table: class {row.__name__}(Row, table="public.…")')
 
 
-def _check_numbers(label: str, *, max_size: int, max_attempts: int, max_wait: float, timeout: float | None) -> None:
-    for option, value, lowest in (("max_size", max_size, 1), ("max_attempts", max_attempts, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-            raise DefinitionError(f"{label}: {option}={value!r} must be a whole number of at least {lowest}")
-    if not _is_seconds(max_wait):
-        raise DefinitionError(f"{label}: max_wait={max_wait!r} must be seconds, zero or more")
-    if timeout is not None and (not _is_seconds(timeout) or timeout == 0):
-        raise DefinitionError(f"{label}: timeout={timeout!r} must be seconds above zero, or None")
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < inf
-
-
 def _check_parameters(label: str, function: Callable[..., Any], row: type[Row]) -> None:
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError as error:
-        raise DefinitionError(
-            f"{label}: a handler takes (batch: Batch[{row.__name__}], ctx: Context): {error}"
-        ) from None
-    annotation = next(iter(inspect.signature(function).parameters.values())).annotation
-    if isinstance(annotation, str):
-        annotation = _resolve(annotation, function)
+    check_two_parameters(label, function, f"a handler takes (batch: Batch[{row.__name__}], ctx: Context)")
+    annotation = first_annotation(function)
     wanted = next(iter(typing.get_args(annotation)), None) if typing.get_origin(annotation) is Batch else None
     # Batch[Any] and Batch[Row] take any row.
     if isinstance(wanted, type) and issubclass(wanted, Row) and not issubclass(row, wanted):
         raise DefinitionError(f"{label}: it handles {row.__name__} but its batch is annotated Batch[{wanted.__name__}]")
-
-
-def _resolve(annotation: str, function: Callable[..., Any]) -> Any:
-    try:
-        return eval(annotation, getattr(function, "__globals__", {}))  # noqa: S307 - the module's own annotation
-    except Exception:  # noqa: BLE001 - a name that exists for type checkers only; they check it
-        return None
 
 
 def _operations(label: str, ops: Collection[Any]) -> frozenset[Operation]:

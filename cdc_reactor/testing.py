@@ -29,7 +29,7 @@ from cdc_reactor.database import open_engine
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.discovery import discover
 from cdc_reactor.errors import WorldError
-from cdc_reactor.events import Event, Publication
+from cdc_reactor.events import Publication, Publishable
 from cdc_reactor.execution import Executor
 from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
@@ -62,7 +62,7 @@ class Run:
     _database: _Database
 
     @property
-    def events(self) -> list[Event]:
+    def events(self) -> list[Publishable]:
         """The events that handlers published."""
         return [publication.event for publication in self.publications]
 

@@ -107,7 +107,7 @@ def ids_in(engine: Engine) -> list[int]:
 
 
 def events_of(outcome: Outcome) -> list[int]:
-    return [p.event.model_dump()["id"] for p in outcome.events if isinstance(p, Publication)]
+    return [getattr(p.event, "id", 0) for p in outcome.events if isinstance(p, Publication)]
 
 
 def told(outcome: Outcome) -> dict[int, str]:

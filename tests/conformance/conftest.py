@@ -492,12 +492,13 @@ class PubSub:
             self.pass_time(1)
             return instant
         topic, subscription = self.pair()
-        times: list[datetime] = []
+        times: list[Any] = []
         while len(times) < 3:
             self.publish(topic, "what time is it?")
             (probe,) = self.pull(subscription, 1)
             times = sorted({*times, probe.message.publish_time})
-        return times[1]
+        middle: datetime = times[1]
+        return middle
 
     def _moments(self, seconds: float) -> Iterator[None]:
         """Come again and again until so many seconds have passed on the server's clock."""
