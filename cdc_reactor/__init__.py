@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cdc_reactor.changes import Batch, Change, Create, Delete, Row, Truncate, Update
     from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable, ReactorError, Reject, Retry
+    from cdc_reactor.event_publisher import EventPublisher, publish, publish_async
     from cdc_reactor.events import Event, ProtobufEvent
     from cdc_reactor.experiments import Allocation, Allocations, ExperimentClient, ExperimentsInMemory
     from cdc_reactor.handlers import Context, Handler, handles
@@ -56,6 +57,7 @@ __all__ = [
     "Delete",
     "EpochDays",
     "Event",
+    "EventPublisher",
     "ExperimentClient",
     "ExperimentsInMemory",
     "Geometry",
@@ -89,12 +91,15 @@ __all__ = [
     "Worker",
     "handles",
     "notifies",
+    "publish",
+    "publish_async",
     "subscribes",
 ]
 
 _ELSEWHERE = {
     "changes": ("Batch", "Change", "Create", "Delete", "Row", "Truncate", "Update"),
     "errors": ("DecodeError", "DefinitionError", "ImageUnavailable", "ReactorError", "Reject", "Retry"),
+    "event_publisher": ("EventPublisher", "publish", "publish_async"),
     "events": ("Event", "ProtobufEvent"),
     "experiments": ("Allocation", "Allocations", "ExperimentClient", "ExperimentsInMemory"),
     "handlers": ("Context", "Handler", "handles"),

@@ -1,25 +1,19 @@
 """The commands. Each parses its options, calls what does the work, and turns errors into one sentence and a status.
 
-Heavy packages are imported inside the commands, so that `--help` answers at once. Exit status: 0 well, 1 data failed,
-2 usage or configuration, 3 something that we need is down, 130 interrupted.
+Heavy packages are imported inside the commands, so that `--help` answers at once. `cli_options` has what they share,
+and the exit status; `cli_new` has the commands that write files.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
-from functools import wraps
-from keyword import iskeyword
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from cdc_reactor import __version__
-from cdc_reactor.errors import DecodeError, DefinitionError, ReactorError, UsageError, WorldError
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from cdc_reactor import __version__, cli_catalogue, cli_new
+from cdc_reactor.cli_options import PLACEHOLDER, AsJson, Form, Handlers, Placeholder, Prefix, Schemas, speaks_plainly
 
 app = typer.Typer(
     name="cdc-reactor",
@@ -29,41 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-new = typer.Typer(help="Write the files of a new handler.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(new, name="new")
-
-DATA_FAILED, USAGE, WORLD_DOWN, INTERRUPTED = 1, 2, 3, 130
-
-
-def speaks_plainly(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn this package's errors into one sentence on standard error and the right exit status."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return command(*args, **kwargs)
-        except (UsageError, DefinitionError) as error:
-            raise _failed(error, USAGE) from None
-        except WorldError as error:
-            raise _failed(error, WORLD_DOWN) from None
-        except (DecodeError, ReactorError) as error:
-            raise _failed(error, DATA_FAILED) from None
-        except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
-        except UnicodeEncodeError as error:
-            reason = f"the output cannot be written as {error.encoding}; set PYTHONIOENCODING=utf-8"
-            raise _failed(WorldError(reason), WORLD_DOWN) from None
-        except BrokenPipeError:
-            # Whoever read our output has enough; nothing more can be said to it.
-            sys.stderr.close()
-            raise typer.Exit(0) from None
-
-    return wrapped
-
-
-def _failed(error: Exception, status: int) -> typer.Exit:
-    typer.echo(f"cdc-reactor: {error}", err=True)
-    return typer.Exit(status)
+app.add_typer(cli_new.app, name="new")
 
 
 def _show_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -79,22 +39,6 @@ def main_options(
     ] = False,
 ) -> None:
     """React to database changes that Debezium captures."""
-
-
-Handlers = Annotated[
-    list[str] | None,
-    typer.Option("--handlers", metavar="PACKAGE|FILE|none", help="Where the handlers are [default: table_handlers]."),
-]
-Schemas = Annotated[
-    str | None,
-    typer.Option(metavar="PATH|URL", help="Avro writer schemas: a file, a folder, a registry's URL, or pubsub: ."),
-]
-Form = Annotated[str | None, typer.Option("--format", metavar="NAME", help="Read every capture as this format.")]
-Placeholder = Annotated[str, typer.Option(help="Debezium's unavailable.value.placeholder.")]
-Prefix = Annotated[str, typer.Option(help="The unwrap transform's add.fields.prefix.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-
-_PLACEHOLDER = "__debezium_unavailable_value"
 
 
 Config = Annotated[
@@ -133,6 +77,9 @@ def run_daemon(
         str | None, typer.Option(metavar="ack|dead-letter|stop", help="Changes of tables that no handler wants.")
     ] = None,
     schemas: Schemas = None,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", metavar="NAME", help="Only workers of this group; may be repeated.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(metavar="N", help="Threads that run handlers.")] = None,
     processes: Annotated[int | None, typer.Option(metavar="N", help="Run handlers in so many processes.")] = None,
     grace: Annotated[
@@ -165,6 +112,7 @@ def run_daemon(
             "dead_letter_topic": ("--dead-letter-topic", dead_letter_topic),
             "unknown_table": ("--unknown-table", unknown_table),
             "schemas": ("--schemas", schemas),
+            "run.groups": ("--group", group),
             "run.threads": ("--threads", threads),
             "run.processes": ("--processes", processes),
             "run.grace": ("--grace", grace),
@@ -269,17 +217,18 @@ def replay(
         float, typer.Option(min=0, metavar="SECONDS", help="How long a database may be down before the replay stops.")
     ] = 60.0,
     report: Annotated[str, typer.Option(metavar="table|json", help="How to say what happened.")] = "table",
-    placeholder: Placeholder = _PLACEHOLDER,
+    placeholder: Placeholder = PLACEHOLDER,
     unwrapped_prefix: Prefix = "__",
     max_bytes: Annotated[int, typer.Option(min=1, help="Refuse larger messages.")] = 64 * 1024 * 1024,
 ) -> None:
     """Run captured changes through table handlers."""
     from cdc_reactor import replay_command
+    from cdc_reactor.discovery import DEFAULT_TARGETS
 
     status = replay_command.run(
         replay_command.Options(
             paths=paths,
-            handlers=handlers or ["table_handlers"],
+            handlers=handlers or DEFAULT_TARGETS,
             database_url=database_url,
             create_tables=create_tables,
             schemas=schemas,
@@ -323,7 +272,7 @@ def explain_command(
     handlers: Handlers = None,
     schemas: Schemas = None,
     form: Form = None,
-    placeholder: Placeholder = _PLACEHOLDER,
+    placeholder: Placeholder = PLACEHOLDER,
     unwrapped_prefix: Prefix = "__",
     as_json: AsJson = False,
     show_values: Annotated[
@@ -353,79 +302,12 @@ def explain_command(
 def handlers_command(*, handlers: Handlers = None, as_json: AsJson = False) -> None:
     """List the handlers: their tables, options, owners and places."""
     from cdc_reactor import explain
+    from cdc_reactor.discovery import DEFAULT_TARGETS
 
-    raise typer.Exit(explain.list_handlers(handlers or ["table_handlers"], as_json=as_json))
-
-
-@new.command(
-    "table-handler",
-    epilog="Examples:  cdc-reactor new table-handler public.users --from capture.ndjson  ·  "
-    "cdc-reactor new table-handler users --from postgresql://me@localhost/forum",
-)
-@speaks_plainly
-def new_table_handler(
-    table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="The table: public.users, or users where that is clear.")
-    ],
-    *,
-    origin: Annotated[
-        str,
-        typer.Option("--from", metavar="FILE|URL", help="Captured changes, or postgresql://… to read its catalogue."),
-    ],
-    folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write.")] = Path("table_handlers"),
-    schemas: Schemas = None,
-    form: Form = None,
-    placeholder: Placeholder = _PLACEHOLDER,
-    unwrapped_prefix: Prefix = "__",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the files that are there.")] = False,
-) -> None:
-    """Write a Row model, a small handler and its test for a table."""
-    from cdc_reactor import table_columns
-    from cdc_reactor.scaffold import write_sources
-
-    package = _package_of(folder)
-    if origin.startswith(("postgresql://", "postgres://", "postgresql+")):
-        found = table_columns.read_postgres_table(origin, table)
-    else:
-        options = table_columns.CaptureOptions(
-            schemas=schemas, form=form, placeholder=placeholder, unwrapped_prefix=unwrapped_prefix
-        )
-        found = table_columns.read_captured_table(origin, table, options)
-    sources = write_sources(found, package, is_our_project=Path("cdc_reactor", "__init__.py").exists())
-    files = {
-        folder / f"{sources.module}.py": sources.handler,
-        folder / f"test_{sources.module}.py": sources.test,
-    }
-    _write_files(folder, files, force=force)
-    for path in files:
-        typer.echo(f"wrote {path}")
-    typer.echo(f"next: python -m pytest {folder}, then cdc-reactor handlers --handlers {package}")
+    raise typer.Exit(explain.list_handlers(handlers or DEFAULT_TARGETS, as_json=as_json))
 
 
-def _package_of(folder: Path) -> str:
-    """Name the package that a folder is, seen from the current folder."""
-    absolute, here = folder.absolute(), Path.cwd()
-    parts = absolute.relative_to(here).parts if absolute.is_relative_to(here) else (absolute.name,)
-    if not parts or not all(part.isidentifier() and not iskeyword(part) for part in parts):
-        raise UsageError(
-            f"--folder {folder}: handlers are imported from there, so it must be a package, as table_handlers"
-        )
-    return ".".join(parts)
-
-
-def _write_files(folder: Path, files: Mapping[Path, str], *, force: bool) -> None:
-    existing = [str(path) for path in files if path.exists()]
-    if existing and not force:
-        raise UsageError(f"{' and '.join(existing)}: already there; --force overwrites")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        package = folder / "__init__.py"
-        if not package.exists():
-            package.write_text('"""Reactions to changes, one module a table."""\n')
-        for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from error
+cli_catalogue.add(app)
 
 
 def main() -> Any:

@@ -1,6 +1,6 @@
 """What goes back to the broker for one subscription: acks, nacks and extensions, until it confirmed them.
 
-Acks are many requests at a time, each as full as 10 ms make it; nacks one request after the other, for their order
+Acks are many requests at a time, each as full as a moment makes it; nacks one request after the other, for their order
 matters; extensions rounds of all that is due. All of them are unary calls, retried for as long as it makes sense, and
 independent of any stream. Neighbours: `leases` says what is held, `pubsub` says what became of it.
 """
@@ -24,7 +24,6 @@ from cdc_reactor.pubsub_connection import ACKNOWLEDGE, MODIFY_ACK_DEADLINE, RETR
 #: A request may have 512 KiB (https://cloud.google.com/pubsub/quotas#resource_limits); an ack id is up to 250 of them.
 IDS_A_REQUEST = 1000
 _REQUESTS_IN_FLIGHT = 8
-_LINGER = 0.010
 _CALL_TIMEOUT = 10.0
 
 _AckRequest: Any = types.AcknowledgeRequest.pb()
@@ -42,16 +41,29 @@ class Listener(Protocol):
 
 
 class Confirmations:
-    """Acks, nacks and extensions of one subscription, on their way to the broker until it confirmed them."""
+    """Acks, nacks and extensions of one subscription, on their way to the broker until it confirmed them.
+
+    Acks wait `linger` seconds for others, or until there are `enough` of them.
+    """
 
     def __init__(
-        self, connection: Connection, path: str, *, leases: Leases, ack_deadline: float, observer: Listener
+        self,
+        connection: Connection,
+        path: str,
+        *,
+        leases: Leases,
+        ack_deadline: float,
+        observer: Listener,
+        linger: float = 0.010,
+        enough: int = IDS_A_REQUEST,
     ) -> None:
         self._connection = connection
         self._path = path
         self._leases = leases
         self._ack_deadline = ack_deadline
         self._observer = observer
+        self._linger_seconds = linger
+        self._enough = enough
         self._acks: list[Delivery] = []
         self._nacks: list[Delivery] = []
         self._acking: set[asyncio.Task[None]] = set()
@@ -73,7 +85,7 @@ class Confirmations:
     def ack(self, deliveries: Iterable[Delivery]) -> None:
         """Add to the next requests; an ack id is read when it is sent, for it may change until then."""
         self._acks += deliveries
-        self._send_acks()
+        self._send_acks(all_of_them=len(self._acks) >= self._enough)
 
     def nack(self, ack_ids: list[str]) -> None:
         """Let go of leases, in this order; what is not held is left out."""
@@ -114,7 +126,7 @@ class Confirmations:
         self._progress.set()
         self.on_release()
 
-    # Acks: many requests at a time, each as full as 10 ms make it.
+    # Acks: many requests at a time.
 
     def _send_acks(self, *, all_of_them: bool = False) -> None:
         while self._acks and len(self._acking) < _REQUESTS_IN_FLIGHT and not self._is_closed:
@@ -125,7 +137,7 @@ class Confirmations:
             self._acking.add(task)
             task.add_done_callback(self._acknowledged)
         if self._acks and self._linger is None and not self._is_closed:
-            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._linger_is_over)
+            self._linger = asyncio.get_running_loop().call_later(self._linger_seconds, self._linger_is_over)
 
     def _linger_is_over(self) -> None:
         self._linger = None

@@ -2,8 +2,9 @@
 
 Everything here happens on the event loop; only handlers run elsewhere. The order of things is the promise: a handler's
 transaction, then its events confirmed by the broker, then the acknowledgement; a dead letter is confirmed before its
-delivery is acknowledged. Whatever breaks between two steps leads to redelivery and never to loss. Neighbours: `pubsub`
-receives and acknowledges, `runners` run works, `daemon` makes consumers and ends them.
+delivery is acknowledged. Whatever breaks between two steps leads to redelivery and never to loss. Neighbours:
+`change_consumer` and `worker_consumer` are its two kinds, `pubsub` receives and acknowledges, `runners` run works,
+`daemon` makes consumers and ends them.
 """
 
 from __future__ import annotations
@@ -11,35 +12,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from msgspec.structs import replace
 
-from cdc_reactor.aside import aside
 from cdc_reactor.breaker import Breaker, BreakerLimits
 from cdc_reactor.dead_letters import Circumstances, letter, without_reasons
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.deferred_schemas import SchemaNeeded
-from cdc_reactor.envelope import Drop
-from cdc_reactor.errors import MessageRefused, PublishError, ReactorError, Stopped, WorldError
+from cdc_reactor.errors import MessageRefused, PublishError
 from cdc_reactor.events import EncodedEvent, Publication
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
-from cdc_reactor.reactor import Backoff, Failure, Outcome, Reactor, Work
-from cdc_reactor.routing import CdcRouter
+from cdc_reactor.reactor import Backoff, Failure, Outcome, Reactor, Router, Work
 from cdc_reactor.runners import Runner, given_back
 from cdc_reactor.telemetry import Telemetry
+from cdc_reactor.turns import Turns
 
 _log = logging.getLogger("cdc_reactor")
 
 _ACK = Verdict.ACK
 
-# Between attempts to reach what is down, in seconds.
-_WORLD_RETRY = 1.0
+#: Between attempts to reach what is down, in seconds.
+WORLD_RETRY = 1.0
 # Dead letters that are published together.
 _LETTERS_AT_ONCE = 100
 
@@ -66,9 +65,13 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """What all consumers of a daemon share; `retry_limit` is how long, in seconds, a delivery may wait for retries."""
+    """What consumers share; `retry_limit` is how long, in seconds, a delivery may wait for retries.
+
+    `turns` are those of the runner.
+    """
 
     runner: Runner
+    turns: Turns
     publisher: Publisher
     telemetry: Telemetry
     dead_letter_topic: str
@@ -78,28 +81,27 @@ class Surroundings:
     clock: Callable[[], float] = time.time
 
 
-class Consumer:
+class Consumer(ABC):
     """Consumes one subscription; not thread-safe, made and used on the event loop.
 
-    `on_room` is called when a work came back, so that whoever waits for a place in the runner can be asked again.
+    At most `max_running` of its works are in the runner at a time. `decoder` reads changes for their dead letters.
     """
 
     def __init__(
         self,
         name: str,
         subscription: Subscription,
-        router: CdcRouter,
-        decoder: Decoder,
+        router: Router,
         *,
         surroundings: Surroundings,
-        on_room: Callable[[], None] | None = None,
+        decoder: Decoder | None = None,
+        max_running: int | None = None,
     ) -> None:
         self.name = name
         self._subscription = subscription
-        self._router = router
         self._decoder = decoder
         self._around = surroundings
-        self._on_room = on_room or self.advance
+        self._max_running = max_running
         self._loop = asyncio.get_running_loop()
         self._reactor = Reactor(router, backoff=surroundings.backoff, hold_limit=surroundings.retry_limit)
         self._timer: asyncio.TimerHandle | None = None
@@ -112,10 +114,30 @@ class Consumer:
         self._first_failures: dict[Hashable, float] = {}
         self._breakers: dict[str, Breaker] = {}
         self._paused: dict[tuple[str, str], str] = {}
-        self._heartbeats = 0
-        #: When a heartbeat was last received (Unix seconds), and when anything was last settled (loop time); or None.
-        self.last_heartbeat: float | None = None
+        #: When anything was last settled, in loop time; or None.
         self.last_progress: float | None = None
+
+    # ── what its kinds know ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def take_in(self, deliveries: list[Delivery]) -> None:
+        """Hand deliveries to the reactor, and start what can be started.
+
+        Raises:
+            Stopped: a policy says that nothing shall go on.
+        """
+
+    @abstractmethod
+    def table_of(self, message: Message) -> str:
+        """Name the table of a message, for people; empty where it has none."""
+
+    @abstractmethod
+    def tell_run(self, work: Work, seconds: float) -> None:
+        """Tell the telemetry of a work that came back."""
+
+    @abstractmethod
+    def report(self) -> None:
+        """Hand running totals to the telemetry; cheap, but not for every batch."""
 
     @property
     def outstanding(self) -> int:
@@ -144,69 +166,17 @@ class Consumer:
         """Consume until the intake is stopped.
 
         Raises:
-            Stopped: a change of an unknown table came, and the policy is to stop.
+            Stopped: a policy says that nothing shall go on.
             UsageError: the subscription is gone, or may not be read any more.
         """
         while deliveries := await self._subscription.receive():
             size_bytes = sum([len(d.message.data) for d in deliveries])
             self._around.telemetry.received(self.name, len(deliveries), size_bytes)
-            await self._take_in(deliveries)
-            if self._router.stopped_by is not None:
-                raise Stopped(f"{self._router.stopped_by} has no handler, and unknown_table is stop")
+            await self.take_in(deliveries)
             # A stream that always has something more must not keep all others waiting.
             await asyncio.sleep(0)
 
-    async def _take_in(self, deliveries: list[Delivery]) -> None:
-        taken = 0
-        while taken < len(deliveries):
-            try:
-                taken += self._receive(deliveries[taken:] if taken else deliveries)
-            except SchemaNeeded as needed:
-                # Nothing can be decoded meanwhile, and nothing may overtake.
-                taken += self._reactor.taken
-                self.advance()
-                if not await self._fetch(needed):
-                    self._subscription.nack(deliveries[taken:][::-1])
-                    return
-        self.advance()
-        if (breaker := self._breakers.get("")) is not None:
-            while breaker.is_open(self._loop.time()) and not self._draining.is_set():
-                await self._sleep(_WORLD_RETRY)
-
-    async def _fetch(self, needed: SchemaNeeded) -> bool:
-        """Fetch a schema, however long that takes; tell whether it came before the end."""
-        while not self._draining.is_set():
-            try:
-                if not await self._before_the_end(aside(needed.fetch)):
-                    return False
-            except WorldError as error:
-                self._note_pause("schemas", self.name, str(error))
-                await self._sleep(_WORLD_RETRY)
-            else:
-                self._note_pause("schemas", self.name, "")
-                return True
-        return False
-
-    def _receive(self, deliveries: list[Delivery]) -> int:
-        self._reactor.receive_all(deliveries, self._loop.time())
-        heartbeats = self._router.tally.dropped[Drop.HEARTBEAT]
-        if heartbeats != self._heartbeats:
-            self._heartbeats = heartbeats
-            self.last_heartbeat = self._around.clock()
-        return len(deliveries)
-
-    async def _before_the_end(self, waiting: Coroutine[Any, Any, None]) -> bool:
-        """Wait for something; tell whether it came before the drain began."""
-        task, draining = asyncio.create_task(waiting), asyncio.create_task(self._draining.wait())
-        await asyncio.wait({task, draining}, return_when=asyncio.FIRST_COMPLETED)
-        draining.cancel()
-        if not task.done():
-            task.cancel()
-            return False
-        task.result()
-        return True
-
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         """Sleep, but not longer than until the drain begins."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._draining.wait(), seconds)
@@ -217,7 +187,7 @@ class Consumer:
         """Start what can be started, settle what is settled, and come again when something more is due."""
         now = self._loop.time()
         runner = self._around.runner
-        while (room := runner.room) > 0:
+        while (room := self._room()) > 0:
             works = self._reactor.ready(now, limit=room)
             for work in works:
                 self._running.add(work)
@@ -227,13 +197,24 @@ class Consumer:
         self._settle()
         self._set_timer(now)
 
+    def _room(self) -> int:
+        room = self._around.runner.room
+        return room if self._max_running is None else min(room, self._max_running - len(self._running))
+
     def _set_timer(self, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # Without room, what is due waits for a work that comes back.
-        if self._around.runner.room > 0 and (wakeup := self._reactor.next_wakeup()) is not None:
+        wakeup = self._reactor.next_wakeup()
+        if wakeup is None:
+            return
+        if wakeup > now or self._room() > 0:
             self._timer = self._loop.call_at(max(wakeup, now + 0.001), self.advance)
+        elif self._around.runner.room <= 0:
+            self._around.turns.wait(self)
+            # Should the runner have room again although nothing came back.
+            self._timer = self._loop.call_at(now + WORLD_RETRY, self.advance)
+        # Else as many as may are running, and the next that comes back goes on.
 
     def _finish(self, work: Work, outcome: Outcome, seconds: float) -> None:
         """Take back a work that ran: publish its events first, where it has any."""
@@ -241,10 +222,13 @@ class Consumer:
             task = self._loop.create_task(self._publish_and_complete(work, outcome))
             self._publishing.add(task)
             task.add_done_callback(self._publishing.discard)
-            self._on_room()
+            self._around.turns.came_back(self)
         else:
             self._complete(work, outcome)
-        self._tell_run(work, outcome, seconds)
+        self.tell_run(work, seconds)
+        if outcome.failures:
+            retried = sum(1 for i in outcome.failures if outcome.verdicts[i] is Verdict.NACK)
+            self._around.telemetry.retried(work.consumer.name, retried)
 
     def _within_leases(self, outcome: Outcome) -> Outcome:
         """Shorten waits that no lease lasts for: what goes back to the broker comes again at once."""
@@ -261,13 +245,13 @@ class Consumer:
         outcome = self._within_leases(outcome)
         self._running.discard(work)
         self._note_failures(work, outcome)
-        self._note_pause("world", work.consumer.name, outcome.pause_reason)
+        self.note_pause("world", work.consumer.name, outcome.pause_reason)
         if self._breakers and work.consumer.name in self._breakers:
             applied = sum(1 for verdict in outcome.verdicts if verdict is _ACK)
             self._breakers[work.consumer.name].note(applied, 0, self._loop.time())
         self._reactor.complete(work, outcome, self._loop.time())
         self._settle()
-        self._on_room()
+        self._around.turns.came_back(self)
         if not self._running:
             self._idle.set()
 
@@ -291,12 +275,12 @@ class Consumer:
             try:
                 await self._around.publisher.publish(topic, messages)
             except PublishError as error:
-                self._note_pause("publish", topic, str(error))
+                self.note_pause("publish", topic, str(error))
                 if self._draining.is_set():
                     return None
-                await self._sleep(_WORLD_RETRY)
+                await self.sleep(WORLD_RETRY)
             else:
-                self._note_pause("publish", topic, "")
+                self.note_pause("publish", topic, "")
                 self._around.telemetry.published(topic, len(messages), self._loop.time() - started)
                 return True
 
@@ -380,16 +364,6 @@ class Consumer:
 
     # ── what is noted ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _tell_run(self, work: Work, outcome: Outcome, seconds: float) -> None:
-        telemetry = self._around.telemetry
-        handler = work.consumer.name
-        committed = _committed_at(work)
-        lag = None if committed is None else max(0.0, self._around.clock() - committed)
-        table = str(work.consumer.table_id)
-        telemetry.worked(handler, table, changes=len(work.held), seconds=seconds, attempt=work.attempt, lag=lag)
-        if outcome.failures:
-            telemetry.retried(handler, sum(1 for i in outcome.failures if outcome.verdicts[i] is Verdict.NACK))
-
     def _note_failures(self, work: Work, outcome: Outcome) -> None:
         for index in outcome.failures:
             message_id = work.held[index].delivery.message.message_id
@@ -405,7 +379,7 @@ class Consumer:
                 settlement.delivery.message.message_id,
                 settlement.reason,
             )
-        counted = Counter((s.handler, self._router.table_of(s.delivery.message)) for s in letters)
+        counted = Counter((s.handler, self.table_of(s.delivery.message)) for s in letters)
         for (handler, table), count in counted.items():
             self._around.telemetry.dead_lettered(handler, table, count)
         failed = Counter(s.handler for s in letters if s.error is not None)
@@ -428,7 +402,7 @@ class Consumer:
         self._reactor.pause(handler, now + pause)
         self._loop.call_later(pause, lambda: tell(handler or self.name, is_open=False))
 
-    def _note_pause(self, kind: str, what: str, reason: str) -> None:
+    def note_pause(self, kind: str, what: str, reason: str) -> None:
         """Log once when something that we need goes, and once when it is back."""
         if not self._paused and not reason:
             return
@@ -441,14 +415,6 @@ class Consumer:
         elif self._paused.pop(key, ""):
             _log.warning("%s goes on", what)
             self._around.telemetry.paused(what, kind, is_paused=False)
-
-    def report(self) -> None:
-        """Hand running totals to the telemetry; cheap, but not for every batch."""
-        tally = self._router.tally
-        telemetry = self._around.telemetry
-        telemetry.tallied(self.name, dropped=tally.drops(), changes=tally.changes(), undecodable=tally.undecodable)
-        if self.last_heartbeat is not None:
-            telemetry.heartbeat(self.name, self.last_heartbeat)
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -489,16 +455,6 @@ def _by_topic(events: Sequence[Publication | EncodedEvent]) -> list[tuple[str, l
     encoded = [EncodedEvent.of(e) if isinstance(e, Publication) else e for e in events]
     encoded.sort(key=lambda event: event.topic)
     return [
-        (topic, [Message(event.data, ordering_key=event.key) for event in group])
+        (topic, [Message(event.data, event.attributes, event.key) for event in group])
         for topic, group in groupby(encoded, key=lambda event: event.topic)
     ]
-
-
-def _committed_at(work: Work) -> float | None:
-    """Tell when the oldest change of a work was committed, in Unix seconds."""
-    change: Any = work.held[0].subject
-    try:
-        committed = change.committed_at
-    except ReactorError:
-        return None
-    return None if committed is None else float(committed.timestamp())

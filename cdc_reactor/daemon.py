@@ -1,4 +1,4 @@
-"""The long-running process: start-up checks, one consumer for each subscription, signals, health, drain.
+"""The long-running process: one consumer for each subscription, signals, health, drain.
 
 It owns the event loop and everything that must be closed again. At the first SIGTERM or SIGINT it stops the intake,
 gives back what has not begun, lets what runs end within the grace, has its acknowledgements confirmed and leaves; at
@@ -16,7 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,26 +24,33 @@ from sqlalchemy import Engine
 
 from cdc_reactor.aside import aside
 from cdc_reactor.breaker import BreakerLimits
+from cdc_reactor.change_consumer import ChangeConsumer
 from cdc_reactor.columns import Placeholder
 from cdc_reactor.consumer import Consumer, Surroundings
 from cdc_reactor.database import check
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.deferred_schemas import DeferredSchemas
+from cdc_reactor.dispatcher import limits_of, share_of
 from cdc_reactor.errors import ReactorError, Stopped, UsageError, WorldError
-from cdc_reactor.events import declared_topics
 from cdc_reactor.execution import Executor
+from cdc_reactor.experiments import ExperimentClient
 from cdc_reactor.handlers import Handler
 from cdc_reactor.health import HealthServer, HealthState
+from cdc_reactor.notification_delivery import NotificationDelivery
 from cdc_reactor.pool import PoolRunner, Setup
 from cdc_reactor.pubsub import Limits, Subscription
-from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo, is_denied
+from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo
 from cdc_reactor.pubsub_publisher import Publisher
 from cdc_reactor.reactor import Backoff
 from cdc_reactor.routing import CdcRouter
-from cdc_reactor.runners import ProcessRunner, ThreadRunner, given_back
+from cdc_reactor.runners import ProcessRunner, Runner, TaskRunner, ThreadRunner, given_back
 from cdc_reactor.schemas import KeptSchemas, SchemaStore
 from cdc_reactor.settings import Settings
+from cdc_reactor.startup import Needs, check_needs, create_missing
 from cdc_reactor.telemetry import Telemetry
+from cdc_reactor.turns import Turns
+from cdc_reactor.worker_consumer import WorkerConsumer
+from cdc_reactor.workers import Worker
 
 _log = logging.getLogger("cdc_reactor")
 
@@ -59,14 +66,26 @@ _CONFIRM_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """What a daemon is made of; `database_url` is for handlers in other processes, which open it themselves."""
+    """What a daemon is made of; `database_url` is for handlers in other processes, which open it themselves.
+
+    Where there are workers and no handlers, changes are not consumed. `topics` are those of the events that are known.
+    """
 
     settings: Settings
     handlers: Sequence[Handler[Any]]
     engine: Engine | None
     database_url: str | None
     schemas: SchemaStore
+    workers: Sequence[Worker[Any]] = ()
+    topics: Sequence[str] = ()
+    experiments: ExperimentClient | None = None
+    delivery: NotificationDelivery | None = None
     telemetry: Telemetry = field(default_factory=Telemetry)
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The subscriptions of changes that it consumes."""
+        return self.settings.subscriptions if self.handlers or not self.workers else ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +93,7 @@ class Started:
     """What is told of a daemon that is up."""
 
     connection: Connection
+    #: Those of changes.
     subscriptions: Sequence[tuple[str, SubscriptionInfo | None]]
     threads: int
     health: str | None
@@ -100,7 +120,7 @@ class Daemon:
         is_here = type(parts.schemas) is KeptSchemas
         self._schemas: SchemaStore = parts.schemas if is_here else DeferredSchemas(parts.schemas)
         self._is_signalled = False
-        self._turn = 0
+        self._runners: list[Runner] = []
         self._started_at = 0.0
         #: Whether everything that ran came to its end; where not, only leaving the process ends it.
         self.is_clean = True
@@ -161,20 +181,34 @@ class Daemon:
             endpoint=pubsub.endpoint,
         )
         stack.push_async_callback(connection.close)
+        needs = self._needs()
         if self._is_creating:
-            await self._create_missing(connection)
-        found = await self._check(connection)
+            await create_missing(connection, needs, ack_deadline=pubsub.ack_deadline)
+        found = await check_needs(connection, needs)
+        if self._parts.engine is not None:
+            await aside(partial(check, self._parts.engine))
+            self._is_database_up = True
         publisher = Publisher(connection, timeout=pubsub.publish_timeout)
         stack.push_async_callback(publisher.close)
-        surroundings = self._surroundings(publisher, stack)
         handlers = [(handler.name, str(handler.table_id)) for handler in self._parts.handlers]
+        handlers += [(worker.name, "") for worker in self._parts.workers]
         self._parts.telemetry.begin([name for name, _ in found], handlers)
         health = await self._serve_health(stack)
         # Streams come last: what they bring must not wait for a start that fails.
-        for name, _ in found:
-            await self._open(name, connection, surroundings, stack)
+        await self._open_all(connection, publisher, stack)
         threads = self._threads if not self._settings.run.processes else 0
-        return Started(connection=connection, subscriptions=found, threads=threads, health=health)
+        of_changes = [(name, info) for name, info in found if name in self._parts.subscriptions]
+        return Started(connection=connection, subscriptions=of_changes, threads=threads, health=health)
+
+    def _needs(self) -> Needs:
+        settings = self._settings
+        return Needs(
+            changes=self._parts.subscriptions,
+            topic=settings.topic,
+            workers=self._parts.workers,
+            dead_letter_topic=settings.dead_letter_topic,
+            topics=self._parts.topics,
+        )
 
     @property
     def _is_creating(self) -> bool:
@@ -182,46 +216,31 @@ class Daemon:
         return self._settings.pubsub.emulator_host is not None if wanted is None else wanted
 
     @property
+    def _is_on_sqlite(self) -> bool:
+        engine = self._parts.engine
+        return engine is not None and engine.dialect.name == "sqlite"
+
+    @property
     def _threads(self) -> int:
         """SQLite takes one writer at a time; more threads would only wait for each other, or fail."""
-        engine = self._parts.engine
-        return 1 if engine is not None and engine.dialect.name == "sqlite" else self._settings.run.threads
+        return 1 if self._is_on_sqlite else self._settings.run.threads
 
-    async def _create_missing(self, connection: Connection) -> None:
+    async def _open_all(self, connection: Connection, publisher: Publisher, stack: AsyncExitStack) -> None:
+        self._executor = Executor(
+            self._parts.engine, experiments=self._parts.experiments, delivery=self._parts.delivery
+        )
+        runner = self._handler_runner(stack)
+        surroundings = self._surroundings(runner, publisher)
+        for name in self._parts.subscriptions:
+            await self._open(name, connection, surroundings, stack)
+        if self._parts.workers:
+            await self._open_workers(connection, surroundings, stack)
+
+    def _surroundings(self, runner: Runner, publisher: Publisher) -> Surroundings:
         settings = self._settings
-        for topic in (settings.topic, settings.dead_letter_topic, *declared_topics()):
-            await connection.create_topic(topic)
-        for name in settings.subscriptions:
-            await connection.create_subscription(
-                name, settings.topic, ordering=True, ack_deadline=int(settings.pubsub.ack_deadline)
-            )
-
-    async def _check(self, connection: Connection) -> list[tuple[str, SubscriptionInfo | None]]:
-        """Look at everything that is needed before anything is consumed."""
-        found = [(name, await _look_at(connection, name)) for name in self._settings.subscriptions]
-        topic = self._settings.dead_letter_topic
-        if not await connection.topic_exists(topic):
-            raise UsageError(
-                f"the dead-letter topic {topic} does not exist in project {connection.project}; create it "
-                f"(gcloud pubsub topics create {topic}), or name another: dead_letter_topic"
-            )
-        for name, info in found:
-            if info is not None and info.dead_letter_topic and info.ordering:
-                _log.warning(
-                    "subscription %s is ordered and has a dead-letter policy of its own, which stalls a key for good; "
-                    "remove it: dead letters are published by the daemon",
-                    name,
-                )
-        if self._parts.engine is not None:
-            await aside(partial(check, self._parts.engine))
-            self._is_database_up = True
-        return found
-
-    def _surroundings(self, publisher: Publisher, stack: AsyncExitStack) -> Surroundings:
-        settings = self._settings
-        self._runner_of_all = self._runner(stack)
         return Surroundings(
-            runner=self._runner_of_all,
+            runner=runner,
+            turns=Turns(runner),
             publisher=publisher,
             telemetry=self._parts.telemetry,
             dead_letter_topic=settings.dead_letter_topic,
@@ -235,24 +254,29 @@ class Daemon:
             retry_limit=settings.pubsub.max_lease,
         )
 
-    def _runner(self, stack: AsyncExitStack) -> ThreadRunner | ProcessRunner:
+    def _handler_runner(self, stack: AsyncExitStack) -> Runner:
         settings = self._settings
-        if settings.run.processes:
-            setup = Setup(
-                targets=settings.handlers,
-                database_url=self._parts.database_url,
-                commit=True,
-                placeholder=settings.unavailable_value_placeholder,
-                unwrapped_prefix=settings.unwrapped_prefix,
-                max_bytes=settings.max_message_bytes,
-            )
-            processes = ProcessRunner(lambda: PoolRunner(setup, settings.run.processes, self._parts.schemas))
-            stack.callback(processes.close, at_once=True)
-            return processes
-        self._executor = Executor(self._parts.engine)
-        threads = ThreadRunner(self._executor.run, self._threads)
-        stack.callback(threads.close)
-        return threads
+        if not settings.run.processes:
+            return self._thread_runner(self._threads, stack)
+        setup = Setup(
+            targets=settings.handlers,
+            database_url=self._parts.database_url,
+            commit=True,
+            placeholder=settings.unavailable_value_placeholder,
+            unwrapped_prefix=settings.unwrapped_prefix,
+            max_bytes=settings.max_message_bytes,
+        )
+        processes = ProcessRunner(lambda: PoolRunner(setup, settings.run.processes, self._parts.schemas))
+        stack.callback(processes.close, at_once=True)
+        self._runners.append(processes)
+        return processes
+
+    def _thread_runner(self, threads: int, stack: AsyncExitStack) -> ThreadRunner:
+        assert self._executor is not None, "it is made before its runners"
+        runner = ThreadRunner(self._executor.run, threads)
+        stack.callback(runner.close)
+        self._runners.append(runner)
+        return runner
 
     async def _open(self, name: str, connection: Connection, surroundings: Surroundings, stack: AsyncExitStack) -> None:
         pubsub = self._settings.pubsub
@@ -271,8 +295,47 @@ class Daemon:
         stack.push_async_callback(_close, subscription)
         decoder = self._decoder()
         router = CdcRouter(self._parts.handlers, decoder, unknown_table=self._settings.unknown_table)
-        consumer = Consumer(name, subscription, router, decoder, surroundings=surroundings, on_room=self._offer_room)
+        consumer = ChangeConsumer(name, subscription, router, decoder, surroundings=surroundings)
         self._consumers[name] = consumer, subscription
+
+    async def _open_workers(self, connection: Connection, handlers: Surroundings, stack: AsyncExitStack) -> None:
+        """Open the subscriptions of all workers at once: some brokers say nothing for a while."""
+        workers, pubsub, telemetry = self._parts.workers, self._settings.pubsub, self._parts.telemetry
+        assert self._executor is not None, "it is made before its runners"
+        tasks = TaskRunner(self._executor.start)
+        stack.callback(tasks.close)
+        self._runners.append(tasks)
+        threads = self._worker_threads
+        is_shared = self._is_on_sqlite and not self._settings.run.processes
+        of_threads = handlers if is_shared else replace(handlers, **_with(self._thread_runner(threads, stack)))
+        of_tasks = replace(handlers, **_with(tasks))
+        share = share_of(threads)
+        opening = []
+        for worker in workers:
+            subscription = Subscription(
+                connection,
+                worker.subscription,
+                limits=limits_of(worker, pubsub, len(workers)),
+                observer=telemetry.of_subscription(worker.subscription),
+                publish_times=True,
+            )
+            stack.push_async_callback(_close, subscription)
+            around = of_tasks if worker.is_async else of_threads
+            around = replace(
+                around,
+                dead_letter_topic=worker.dead_letter or around.dead_letter_topic,
+                retry_limit=subscription.limits.max_lease,
+            )
+            consumer = WorkerConsumer(
+                worker, subscription, surroundings=around, max_running=None if worker.is_async else share
+            )
+            self._consumers[worker.subscription] = consumer, subscription
+            opening.append(subscription.open())
+        await asyncio.gather(*opening)
+
+    @property
+    def _worker_threads(self) -> int:
+        return 1 if self._is_on_sqlite else self._settings.run.worker_threads
 
     def _decoder(self) -> Decoder:
         settings = self._settings
@@ -313,13 +376,6 @@ class Daemon:
             self._fatal = WorldError(f"{consumer.name}: the intake broke off ({type(error).__name__}); see the log")
             self.stop()
 
-    def _offer_room(self) -> None:
-        """Let every consumer start works, another one first each time."""
-        consumers = [consumer for consumer, _ in self._consumers.values()]
-        self._turn = (self._turn + 1) % len(consumers)
-        for consumer in (*consumers[self._turn :], *consumers[: self._turn]):
-            consumer.advance()
-
     async def _report(self) -> None:
         while True:
             await asyncio.sleep(_REPORT_SECONDS)
@@ -359,7 +415,8 @@ class Daemon:
         now = asyncio.get_running_loop().time()
         consumers = [consumer for consumer, _ in self._consumers.values()]
         stillest = max(self._ages(now), default=(0.0, None, None))
-        heartbeats = [c.last_heartbeat for c in consumers if c.last_heartbeat is not None]
+        of_changes = [c for c in consumers if isinstance(c, ChangeConsumer)]
+        heartbeats = [c.last_heartbeat for c in of_changes if c.last_heartbeat is not None]
         return HealthState(
             streams={name: subscription.is_open for name, (_, subscription) in self._consumers.items()},
             handlers_loaded=True,
@@ -369,10 +426,10 @@ class Daemon:
             oldest_held_age=stillest[1],
             last_progress_age=stillest[2],
             # Each connector must beat; one that never did is judged by how long we run.
-            heartbeat_age=time.time() - min(heartbeats) if len(heartbeats) == len(consumers) else None,
+            heartbeat_age=time.time() - min(heartbeats) if heartbeats and len(heartbeats) == len(of_changes) else None,
             draining=self._stop.is_set(),
             stuck_after=self._settings.health.stuck_after,
-            expects_heartbeats=self._settings.health.expect_heartbeats,
+            expects_heartbeats=self._settings.health.expect_heartbeats and bool(of_changes),
             halted=tuple(name for consumer in consumers for name in consumer.halted),
             fatal=str(self._fatal) if self._fatal is not None else "",
         )
@@ -394,8 +451,9 @@ class Daemon:
         await asyncio.gather(*(subscription.stop_intake() for _, subscription in pairs))
         for consumer, _ in pairs:
             consumer.begin_drain()
-        for work, done in self._runner_of_all.take_back():
-            done(work, given_back(work), 0.0)
+        for runner in self._runners:
+            for work, done in runner.take_back():
+                done(work, given_back(work), 0.0)
         grace = self._settings.run.grace
         ended = await asyncio.gather(*(consumer.drain(grace) for consumer, _ in pairs))
         # An intake that was waiting for something gives back what it had in hand.
@@ -418,11 +476,5 @@ async def _close(subscription: Subscription) -> None:
     await subscription.close()
 
 
-async def _look_at(connection: Connection, name: str) -> SubscriptionInfo | None:
-    """Ask what a subscription is like; None where we may consume it and not ask, as roles/pubsub.subscriber has it."""
-    try:
-        return await connection.subscription(name)
-    except UsageError as error:
-        if is_denied(error):
-            return None
-        raise
+def _with(runner: Runner) -> dict[str, Any]:
+    return {"runner": runner, "turns": Turns(runner)}

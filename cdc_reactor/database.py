@@ -14,10 +14,13 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from cdc_reactor.errors import UsageError, WorldError
 from cdc_reactor.handlers import Handler
+from cdc_reactor.workers import Worker
 
 
-def open_engine(url: str) -> Engine:
+def open_engine(url: str, *, connections: int | None = None) -> Engine:
     """Open an engine; `postgresql://` means psycopg 3, and a SQLite file's folder is made.
+
+    So many `connections` are kept, and as many more opened while they are needed; SQLAlchemy's own numbers by default.
 
     Raises:
         UsageError: the URL cannot be read, or its driver is not installed. Passwords are not shown.
@@ -26,7 +29,8 @@ def open_engine(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
-        engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+        pool = {} if connections is None else {"pool_size": connections, "max_overflow": connections}
+        engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True, **pool)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise UsageError(
             f"--database-url: {_reason(error)}; write sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -73,11 +77,11 @@ def check(engine: Engine) -> None:
         raise _refused(engine, "does not answer", error) from error
 
 
-def metadata_of(handlers: Sequence[Handler[Any]]) -> list[MetaData]:
-    """Find `metadata` in the packages of the handlers."""
+def metadata_of(handlers: Sequence[Handler[Any] | Worker[Any]]) -> list[MetaData]:
+    """Find `metadata` in the packages of handlers and workers, each once."""
     packages = {handler.function.__module__.partition(".")[0] for handler in handlers}
     found = (getattr(sys.modules.get(name), "metadata", None) for name in sorted(packages))
-    return [metadata for metadata in found if isinstance(metadata, MetaData)]
+    return list(dict.fromkeys(metadata for metadata in found if isinstance(metadata, MetaData)))
 
 
 def create_tables(engine: Engine, metadata: MetaData) -> None:

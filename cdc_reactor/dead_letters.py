@@ -22,6 +22,8 @@ from cdc_reactor.messages import Message, Settlement
 #: What all attributes of ours begin with.
 PREFIX = "cdc_"
 
+# What a message that was given up, sent again and given up once more keeps of the first time.
+_OF_THE_FIRST = frozenset({"message_id", "publish_time", "first_failure"})
 # https://cloud.google.com/pubsub/quotas#resource_limits
 _MAX_ATTRIBUTES = 100
 _MAX_VALUE_BYTES = 1024
@@ -35,12 +37,15 @@ class Circumstances(msgspec.Struct, frozen=True):
     last_failure: float
 
 
-def letter(settlement: Settlement, decoder: Decoder, circumstances: Circumstances) -> Message:
-    """Write the dead letter of a delivery that was given up."""
+def letter(settlement: Settlement, decoder: Decoder | None, circumstances: Circumstances) -> Message:
+    """Write the dead letter of a delivery that was given up; without a decoder it is of no table."""
     message = settlement.delivery.message
     attributes = dict(message.attributes)
     for name, value in _reasons(settlement, decoder, circumstances):
         key = PREFIX + name
+        if name in _OF_THE_FIRST and key in attributes:
+            # It was given up before and sent again: what it is known by stays.
+            continue
         # The sender's own attributes come first: a letter that is sent again must be the message that it was.
         if value and (key in attributes or len(attributes) < _MAX_ATTRIBUTES):
             attributes[key] = _shortened(value)
@@ -54,7 +59,9 @@ def without_reasons(message: Message) -> Message:
     return Message(message.data, attributes, message.ordering_key)
 
 
-def _reasons(settlement: Settlement, decoder: Decoder, circumstances: Circumstances) -> Iterator[tuple[str, str]]:
+def _reasons(
+    settlement: Settlement, decoder: Decoder | None, circumstances: Circumstances
+) -> Iterator[tuple[str, str]]:
     """Name what is told, the most important first."""
     message = settlement.delivery.message
     table, lsn = _place_in_database(message, decoder)
@@ -87,7 +94,9 @@ def fingerprint(settlement: Settlement, table: str) -> str:
     return hashlib.sha256(cause.encode()).hexdigest()[:12]
 
 
-def _place_in_database(message: Message, decoder: Decoder) -> tuple[str, str]:
+def _place_in_database(message: Message, decoder: Decoder | None) -> tuple[str, str]:
+    if decoder is None:
+        return "", ""
     try:
         envelope = decoder.decode(message)
     except ReactorError:

@@ -1,4 +1,4 @@
-"""Finds handlers: imports what was named and collects the Handler values that stand at module level.
+"""Finds handlers, workers and events: imports what was named and collects the values that stand at module level.
 
 Importing goes on after a failure, so that all of them are told at once, each with the file and line of the team's code.
 Test modules are left alone. Nothing is registered anywhere: what `discover` returns is all that there is.
@@ -22,7 +22,12 @@ from types import ModuleType
 from typing import Any
 
 from cdc_reactor.errors import DefinitionError, UsageError
+from cdc_reactor.events import Encoding, Event, EventType, ProtobufEvent, event_type
 from cdc_reactor.handlers import Handler
+from cdc_reactor.workers import Worker
+
+#: Where handlers and workers are, unless somebody says otherwise; one of the two need not be there.
+DEFAULT_TARGETS = ("table_handlers", "workers")
 
 #: Where installed packages announce modules of handlers; the value of such an entry point is a module or package.
 ENTRY_POINTS = "cdc_reactor.handlers"
@@ -48,9 +53,14 @@ class ImportFailure:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What was found: handlers by table and name, failures in the order of import, targets that hold no handler."""
+    """What was found: handlers by table and name, workers by subscription, event types by topic.
+
+    Failures come in the order of import; `empty` are the targets that hold no handler and no worker.
+    """
 
     handlers: tuple[Handler[Any], ...] = ()
+    workers: tuple[Worker[Any], ...] = ()
+    events: tuple[EventType[Any], ...] = ()
     failures: tuple[ImportFailure, ...] = ()
     empty: tuple[str, ...] = ()
 
@@ -66,12 +76,30 @@ def discover(targets: Sequence[str], *, entry_points: bool = True) -> Discovery:
         UsageError: a target does not exist.
     """
     search = _Search()
-    for target in targets:
+    for target in present(targets):
         search.look_into(target)
     if targets and entry_points:
         search.look_into_installed()
-    handlers = sorted(search.handlers.values(), key=lambda handler: (handler.table_id, handler.name))
-    return Discovery(tuple(handlers), tuple(search.failures), tuple(search.empty))
+    return Discovery(
+        tuple(sorted(search.handlers.values(), key=lambda handler: (handler.table_id, handler.name))),
+        tuple(sorted(search.workers.values(), key=lambda worker: (worker.subscription, worker.name))),
+        tuple(_one_a_topic(search.events)),
+        tuple(search.failures),
+        tuple(search.empty),
+    )
+
+
+def present(targets: Sequence[str]) -> list[str]:
+    """Leave out the default that is not there, where there is the other one; all else is as it was given."""
+    if tuple(targets) != DEFAULT_TARGETS:
+        return list(targets)
+    return [target for target in targets if is_present(target)] or [DEFAULT_TARGETS[0]]
+
+
+def is_present(name: str) -> bool:
+    """Tell whether a package or module can be imported, without importing it."""
+    # The current directory is looked at first, as it is when the module is imported.
+    return Path(name).is_dir() or Path(f"{name}.py").is_file() or importlib.util.find_spec(name) is not None
 
 
 def load_handlers(targets: Sequence[str]) -> Discovery:
@@ -82,15 +110,47 @@ def load_handlers(targets: Sequence[str]) -> Discovery:
         raise UsageError(
             f"{len(found.failures)} handler module(s) cannot be imported; mend them or leave them out:\n  {lines}"
         )
-    names: dict[str, Handler[Any]] = {}
-    for handler in found.handlers:
-        namesake = names.setdefault(handler.name, handler)
-        if namesake is not handler:
+    _check_names([*found.handlers, *found.workers])
+    _check_subscriptions(found.workers)
+    _check_topics(found.events)
+    return found
+
+
+def _check_names(declared: Sequence[Handler[Any] | Worker[Any]]) -> None:
+    names: dict[str, Handler[Any] | Worker[Any]] = {}
+    for each in declared:
+        namesake = names.setdefault(each.name, each)
+        if namesake is not each:
+            kind = "workers" if isinstance(each, Worker) and isinstance(namesake, Worker) else "handlers"
             raise UsageError(
-                f"two handlers are named {handler.name!r}: {namesake.place} and {handler.place}; a report tells them "
+                f"two {kind} are named {each.name!r}: {namesake.place} and {each.place}; a report tells them "
                 'apart by name alone. Rename one, or name it: @handles(…, name="…")'
             )
-    return found
+
+
+def _check_subscriptions(workers: Sequence[Worker[Any]]) -> None:
+    owners: dict[str, Worker[Any]] = {}
+    for worker in workers:
+        owner = owners.setdefault(worker.subscription, worker)
+        if owner is not worker:
+            raise UsageError(
+                f"two workers have the subscription {worker.subscription}: {owner.place} and {worker.place}; each "
+                "would get a part of its messages. Give each a subscription of its own"
+            )
+
+
+def _check_topics(events: Sequence[EventType[Any]]) -> None:
+    """Refuse a topic that means two things; a custom parser reads what others publish, in its own way."""
+    meant: dict[str, EventType[Any]] = {}
+    for event in events:
+        if _is_own_reading(event):
+            continue
+        other = meant.setdefault(event.topic, event)
+        if other.model is not event.model:
+            raise UsageError(
+                f"the topic {event.topic} carries {other.name} ({other.model.__module__}) and {event.name} "
+                f"({event.model.__module__}); a topic has one type. Share the class, or name another version: .v2"
+            )
 
 
 class _Search:
@@ -98,6 +158,8 @@ class _Search:
 
     def __init__(self) -> None:
         self.handlers: dict[int, Handler[Any]] = {}
+        self.workers: dict[int, Worker[Any]] = {}
+        self.events: set[EventType[Any]] = set()
         self.failures: list[ImportFailure] = []
         self.empty: list[str] = []
         _make_importable(Path.cwd())
@@ -107,9 +169,14 @@ class _Search:
         """Import a target and all that is in it."""
         names = [target] if _NAME.fullmatch(target) else _names_in(Path(target))
         modules = [module for name in names for module in self._import_tree(name, target)]
-        found = [handler for module in modules if module is not None for handler in _handlers_of(module)]
-        self.handlers.update((id(handler), handler) for handler in found)
-        if not found and None not in modules:
+        values = [value for module in modules if module is not None for value in vars(module).values()]
+        handlers = [value for value in values if isinstance(value, Handler)]
+        workers = [value for value in values if isinstance(value, Worker)]
+        self.handlers.update((id(handler), handler) for handler in handlers)
+        self.workers.update((id(worker), worker) for worker in workers)
+        self.events.update(worker.event_type for worker in workers)
+        self.events.update(event_type(value) for value in values if _is_event(value))
+        if not (handlers or workers) and None not in modules:
             self.empty.append(target)
 
     def look_into_installed(self) -> None:
@@ -151,8 +218,22 @@ def _make_importable(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _handlers_of(module: ModuleType) -> Iterable[Handler[Any]]:
-    return (value for value in vars(module).values() if isinstance(value, Handler))
+def _is_event(value: object) -> bool:
+    if isinstance(value, ProtobufEvent):
+        return True
+    # A class that inherits its topic is a variant of the one that has it.
+    return isinstance(value, type) and issubclass(value, Event) and bool(vars(value).get("topic"))
+
+
+def _one_a_topic(events: Iterable[EventType[Any]]) -> list[EventType[Any]]:
+    """Leave out what only says how one worker reads a topic whose type is declared."""
+    found = sorted(events, key=lambda event: (event.topic, _is_own_reading(event), event.name))
+    declared = {event.topic for event in found if not _is_own_reading(event)}
+    return [event for event in found if not (_is_own_reading(event) and event.topic in declared)]
+
+
+def _is_own_reading(event: EventType[Any]) -> bool:
+    return event.encoding in (Encoding.RAW, Encoding.CUSTOM) or event.parse is not None
 
 
 def _names_in(path: Path) -> list[str]:

@@ -308,7 +308,8 @@ def encode(event: Publishable) -> bytes:
 
         return write(event.message, is_json=event.type.encoding is Encoding.PROTOBUF_JSON)
     # Pydantic's own writer knows integers of any length and bytes that are no text; orjson knows neither.
-    return event.__pydantic_serializer__.to_json(event)
+    # By alias, as it is read.
+    return event.__pydantic_serializer__.to_json(event, by_alias=True)
 
 
 def key_of(event: Publishable) -> str:

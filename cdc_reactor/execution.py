@@ -5,261 +5,158 @@ are handed on. A batch that fails is rolled back and split, so that one poisoned
 only its own delivery; what stands behind it in its lane is given back. Errors of the world (the database is down) are
 no fault of the data: the whole work is given back uncounted and the handler pauses.
 
+Works of workers go to `worker_execution`, which means the same by each failure (`failures`) and ends a run in the same
+way (`transactions`).
+
 No exception of a handler leaves `Executor.run`, `sys.exit()` included: a handler may end its run, not the daemon. Only
 KeyboardInterrupt does, after the rollback, for it is a person's and not the handler's.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-import re
-import sqlite3
-import sysconfig
 import threading
-import traceback
 from collections.abc import Callable, Hashable
-from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoFreeConnection
-from sqlalchemy.orm import Session
 
-from cdc_reactor.changes import Batch
-from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, Retry, SenderError, WorldError
+from cdc_reactor.causes import BatchCause
+from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, Retry, SenderError
 from cdc_reactor.events import Publication
-from cdc_reactor.handlers import Context, Handler
+from cdc_reactor.experiments import ExperimentClient
+from cdc_reactor.failures import WORLD_PAUSE, judge, place_of, world_reason
+from cdc_reactor.handler_threads import AsyncThread, Race, Timed, TimedThread, in_time, refuse_awaitable
+from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Verdict
 from cdc_reactor.reactor import Failure, Outcome, Work
+from cdc_reactor.transactions import Clock, Resources, Transaction, utc_now
+from cdc_reactor.worker_execution import WorkerExecution
+from cdc_reactor.workers import Worker
+
+if TYPE_CHECKING:
+    from cdc_reactor.notification_delivery import NotificationDelivery
+
+__all__ = ["WORLD_PAUSE", "Executor", "place_of"]
+
+T = TypeVar("T")
 
 _log = logging.getLogger("cdc_reactor")
 
-_Invoke: TypeAlias = Callable[[Handler[Any], Batch[Any], Context], None]
-_Answer: TypeAlias = tuple[list[Publication], BaseException | None]
-_Clock: TypeAlias = Callable[[], datetime]
-
-# How long the end waits, in seconds, for tasks that handlers left behind and that heed no cancellation.
-_LOOP_PATIENCE = 2.0
-
-#: How long a handler pauses when the world fails, in seconds.
-WORLD_PAUSE = 1.0
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
 
 class Executor:
-    """Runs works; thread-safe, one work at a time in each calling thread. Close it when done.
+    """Runs works of handlers and workers; thread-safe, one work at a time in each calling thread. Close it when done.
 
     `engine` is what `ctx.session` connects to; `commit=False` rolls every transaction back (a dry run); `clock` gives
-    `ctx.now`.
+    `ctx.now`; `experiments` is what `ctx.experiments` asks; `delivery` takes what notification workers return, which
+    without it is published by `ctx.publish`.
     """
 
-    def __init__(self, engine: Engine | None, *, commit: bool = True, clock: _Clock = _utc_now) -> None:
-        self._engine = engine
-        self._commit = commit
-        self._clock = clock
+    def __init__(
+        self,
+        engine: Engine | None,
+        *,
+        commit: bool = True,
+        clock: Clock = utc_now,
+        experiments: ExperimentClient | None = None,
+        delivery: NotificationDelivery | None = None,
+    ) -> None:
+        self._resources = Resources(engine, commit, clock, experiments, delivery)
+        self._workers = WorkerExecution(self._resources)
         self._local = threading.local()
-        self._runners: list[_Runner] = []
-        self._loop: _Loop | None = None
+        self._threads: list[TimedThread] = []
+        self._async: AsyncThread | None = None
         self._lock = threading.Lock()
 
     def run(self, work: Work) -> Outcome:
-        """Run the handler until every change of the work has its verdict; never raises for a handler's failure."""
-        return _Run(self, work).outcome()
+        """Run the handler until every change of the work has its verdict; never raises for a handler's failure.
+
+        An async worker's run is waited for.
+        """
+        worker = work.consumer
+        if not isinstance(worker, Worker):
+            return _Run(self, work).outcome()
+        if worker.is_async:
+            thread = self._async_thread()
+            return thread.call(self._workers.run_async(work, thread))
+        return self._workers.outcome(lambda: self._in_time(worker, lambda race: self._workers.run(work, race)))
+
+    def start(self, work: Work, done: Callable[[Outcome], None]) -> None:
+        """Start an async worker's run as a task, which occupies no thread while it waits, and return at once.
+
+        `done` is called with what `run` would have returned, in the event loop's thread, and must not block. A run that
+        `close` cancels has given its message back; one that heeds no cancellation does not come back.
+        """
+        assert work.consumer.is_async, "only async workers wait without a thread"
+        thread = self._async_thread()
+        thread.start(self._to_the_end(work, thread, done))
+
+    async def _to_the_end(self, work: Work, thread: AsyncThread, done: Callable[[Outcome], None]) -> None:
+        try:
+            outcome = await self._workers.run_async(work, thread)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a task ends here, and its work would be lost
+            # A fault of ours, or the end of the process.
+            _log.exception("%s: the run broke off", work.consumer.name)
+            reason = f"the run broke off ({type(error).__name__})"
+            outcome = Outcome((Verdict.NACK,), pause=WORLD_PAUSE, pause_reason=reason)
+        done(outcome)
 
     def close(self) -> None:
         """Stop the threads that handlers needed; one whose handler never came back is left behind."""
-        for runner in self._runners:
-            runner.stop()
-        if self._loop is not None:
-            self._loop.close()
+        for thread in self._threads:
+            thread.stop()
+        if self._async is not None:
+            self._async.close()
 
-    def attempt(self, handler: Handler[Any], batch: Batch[Any], attempt: int) -> list[Publication]:
+    def attempt(self, handler: Handler[Any], cause: BatchCause, attempt: int) -> list[Publication]:
         """Run a handler once in one transaction; return its events, or raise what it raised after a rollback."""
-        if handler.is_async:
-            return self._in_transaction(handler, batch, attempt, self._event_loop().wait)
-        if handler.timeout is None:
-            return self._in_transaction(handler, batch, attempt, _call)
-        race = _Race()
+
+        def run(race: Race) -> list[Publication]:
+            about = {"table": str(handler.table_id)}
+            with Transaction(
+                self._resources, handler=handler.name, about=about, attempt=attempt, cause=cause
+            ) as transaction:
+                result = handler(cause.batch(), transaction.ctx)
+                if handler.is_async:
+                    assert result is not None, "an async def returns a coroutine"
+                    self._async_thread().call(in_time(handler, result))
+                else:
+                    refuse_awaitable(result, handler)
+                    race.arrive(handler)
+                transaction.finish()
+                return transaction.ctx.publications
+
+        return run(Race()) if handler.is_async else self._in_time(handler, run)
+
+    def _in_time(self, timed: Timed, run: Callable[[Race], T]) -> T:
+        """Run here what may take any time, and in a thread that can be left behind what may not."""
+        race = Race()
+        if timed.timeout is None:
+            return run(race)
         try:
-            return self._runner().call(
-                lambda: self._in_transaction(handler, batch, attempt, _call, race), handler, race
-            )
+            return self._timed_thread().call(lambda: run(race), timed, race)
         except HandlerTimeout:
             with self._lock, suppress(ValueError):
-                self._runners.remove(self._local.runner)
-            self._local.runner = None
+                self._threads.remove(self._local.thread)
+            self._local.thread = None
             raise
 
-    def _in_transaction(
-        self, handler: Handler[Any], batch: Batch[Any], attempt: int, invoke: _Invoke, race: _Race | None = None
-    ) -> list[Publication]:
-        with ExitStack() as stack:
-            opened: list[Session] = []
-
-            def open_session() -> Session:
-                if not opened:
-                    opened.append(stack.enter_context(Session(self._given_engine(handler))))
-                return opened[0]
-
-            ctx = Context(
-                handler=handler.name,
-                log=logging.LoggerAdapter(_log, {"handler": handler.name, "table": str(handler.table_id)}),
-                now=self._clock(),
-                open_session=open_session,
-                attempt=attempt,
-            )
-            invoke(handler, batch, ctx)
-            if race is not None and not race.win():
-                raise HandlerTimeout(f"{handler.name} came back after its time; what it wrote is rolled back")
-            if opened:
-                self._end(opened[0])
-            return ctx.publications
-
-    def _given_engine(self, handler: Handler[Any]) -> Engine:
-        if self._engine is None:
-            raise WorldError(f"{handler.name} uses ctx.session and no database is given; add --database-url URL")
-        return self._engine
-
-    def _end(self, session: Session) -> None:
-        if self._commit:
-            session.commit()
-        else:
-            session.flush()
-            session.rollback()
-
-    def _runner(self) -> _Runner:
-        runner: _Runner | None = getattr(self._local, "runner", None)
-        if runner is None:
-            runner = self._local.runner = _Runner()
+    def _timed_thread(self) -> TimedThread:
+        thread: TimedThread | None = getattr(self._local, "thread", None)
+        if thread is None:
+            thread = self._local.thread = TimedThread()
             with self._lock:
-                self._runners.append(runner)
-        return runner
+                self._threads.append(thread)
+        return thread
 
-    def _event_loop(self) -> _Loop:
+    def _async_thread(self) -> AsyncThread:
         with self._lock:
-            if self._loop is None:
-                self._loop = _Loop()
-            return self._loop
-
-
-def _call(handler: Handler[Any], batch: Batch[Any], ctx: Context) -> None:
-    result: object = handler(batch, ctx)
-    if result is not None and inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
-        raise TypeError(f"{handler.name} returned an awaitable that nobody awaits: make it async def ({handler.place})")
-
-
-class _Race:
-    """Between a handler that returns and the clock that gives it up, one wins: only the winner decides the commit."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def win(self) -> bool:
-        return self._lock.acquire(blocking=False)
-
-
-class _Runner:
-    """A thread that can be waited for with a limit, and left behind when it does not come back."""
-
-    def __init__(self) -> None:
-        self._calls: SimpleQueue[tuple[Callable[[], list[Publication]], SimpleQueue[_Answer]] | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name="handler", daemon=True)
-        self._thread.start()
-
-    def call(self, function: Callable[[], list[Publication]], handler: Handler[Any], race: _Race) -> list[Publication]:
-        """Call a function there; HandlerTimeout after the handler's timeout, when it may still be running."""
-        answers: SimpleQueue[_Answer] = SimpleQueue()
-        self._calls.put((function, answers))
-        try:
-            result, error = answers.get(timeout=handler.timeout)
-        except Empty:
-            if race.win():
-                self.stop()
-                raise _too_long(handler) from None
-            result, error = answers.get()
-        if error is not None:
-            raise error
-        return result
-
-    def stop(self) -> None:
-        """End the thread once it has nothing to do."""
-        self._calls.put(None)
-
-    def _serve(self) -> None:
-        while (call := self._calls.get()) is not None:
-            function, answers = call
-            try:
-                answers.put((function(), None))
-            except BaseException as error:  # noqa: BLE001 - a thread ends here; the caller raises it
-                answers.put(([], error))
-
-
-def _too_long(handler: Handler[Any]) -> HandlerTimeout:
-    return HandlerTimeout(f"{handler.name} took longer than its timeout of {handler.timeout:g} s ({handler.place})")
-
-
-class _Loop:
-    """The event loop of async handlers, in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="async-handlers", daemon=True)
-        self._thread.start()
-
-    def wait(self, handler: Handler[Any], batch: Batch[Any], ctx: Context) -> None:
-        """Run an async handler to its end; HandlerTimeout after its timeout, when it has been cancelled."""
-
-        async def bounded() -> BaseException | None:
-            result = handler(batch, ctx)
-            assert result is not None, "an async def returns a coroutine"
-            limit = asyncio.timeout(handler.timeout)
-            try:
-                async with limit:
-                    await result
-            except TimeoutError as error:
-                if not limit.expired():
-                    raise
-                raise _too_long(handler) from error
-            except (SystemExit, KeyboardInterrupt) as error:
-                # Raised in a task, these would end the loop, and all async handlers with it.
-                return error
-            if limit.expired():
-                raise _too_long(handler)
-            return None
-
-        error = asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
-        if error is not None:
-            raise error
-
-    def close(self) -> None:
-        """Cancel what handlers left running, and end the thread."""
-        cancelled = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
-        with suppress(TimeoutError):
-            cancelled.result(timeout=_LOOP_PATIENCE)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=_LOOP_PATIENCE)
-        if not self._thread.is_alive():
-            self._loop.close()
-
-
-async def _cancel_all() -> None:
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in left:
-        task.cancel()
-    await asyncio.gather(*left, return_exceptions=True)
-    await asyncio.get_running_loop().shutdown_asyncgens()
+            if self._async is None:
+                self._async = AsyncThread()
+            return self._async
 
 
 class _Part:
@@ -316,7 +213,7 @@ class _Run:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - a handler ends here; its failure becomes the Outcome
-                if (reason := _world_reason(error)) is not None:
+                if (reason := world_reason(error)) is not None:
                     return self._result(pause=WORLD_PAUSE, pause_reason=reason)
                 parts.extend(self._split(error, part))
         return self._result()
@@ -324,8 +221,9 @@ class _Run:
     def _apply(self, part: _Part) -> None:
         self._runs += 1
         is_whole = len(part.indices) == len(self._subjects)
-        batch = Batch(self._subjects if is_whole else [self._subjects[i] for i in part.indices])
-        self._events.extend(self._executor.attempt(self._handler, batch, self._attempt))
+        subjects = self._subjects if is_whole else [self._subjects[i] for i in part.indices]
+        held = self._held if is_whole else [self._held[i] for i in part.indices]
+        self._events.extend(self._executor.attempt(self._handler, BatchCause(held, subjects), self._attempt))
         if is_whole:
             self._verdicts = [Verdict.ACK] * len(self._subjects)
         else:
@@ -343,7 +241,7 @@ class _Run:
     def _split(self, error: BaseException, part: _Part) -> list[_Part]:
         if len(part.indices) > 1:
             return part.halves()
-        self._fail(part.indices[0], Verdict.NACK, Failure(error, reason=_describe(error)))
+        self._fail(part.indices[0], *judge(error))
         return []
 
     def _grant(self, wish: Retry | Reject, part: _Part) -> list[_Part]:
@@ -355,13 +253,9 @@ class _Run:
                 f"{self._handler.name} raised {type(wish).__name__} for changes that are not in its batch"
             )
             return self._split(error, part)
-        if isinstance(wish, Reject):
-            verdict, failure = Verdict.DEAD_LETTER, Failure(wish)
-        else:
-            verdict, failure = Verdict.NACK, Failure(wish, wish.delay)
         for i in chosen:
             if not self._is_behind(i):
-                self._fail(i, verdict, failure)
+                self._fail(i, *judge(wish))
         return self._without(chosen, part)
 
     def _blame(self, error: SenderError, part: _Part) -> list[_Part]:
@@ -370,7 +264,7 @@ class _Run:
         guilty = [i for i in part.indices if self._subjects[i] is change] or part.indices
         if len(guilty) > 1:
             return part.halves()
-        self._fail(guilty[0], Verdict.DEAD_LETTER, Failure(error))
+        self._fail(guilty[0], *judge(error))
         return self._without(guilty, part)
 
     @staticmethod
@@ -389,99 +283,3 @@ class _Run:
         return Outcome(
             self._verdicts, self._failures, self._events, runs=self._runs, pause=pause, pause_reason=pause_reason
         )
-
-
-def _describe(error: BaseException) -> str:
-    """Tell of a handler's failure its class, the team's own line, and its text where that is no row data."""
-    place = place_of(error)
-    text = _text_without_row_data(error)
-    return f"{type(error).__name__}{place and f' at {place}'}{f': {text}' if text else ''}"
-
-
-def place_of(error: BaseException) -> str:
-    """Name file and line of the team's own code that an error came from; empty where it passed none."""
-    frames = reversed(traceback.extract_tb(error.__traceback__))
-    return next(
-        (f"{Path(f.filename).name}:{f.lineno}" for f in frames if not f.filename.startswith(_NOT_THE_TEAMS)), ""
-    )
-
-
-# This package's and other packages' files; what remains is the team's.
-_NOT_THE_TEAMS = (str(Path(__file__).parent), sysconfig.get_path("purelib"), sysconfig.get_path("stdlib"))
-
-
-def _text_without_row_data(error: BaseException) -> str:
-    if isinstance(error, DBAPIError):
-        # The first line of the driver's own message, less what it quotes; DETAIL and parameters come after it.
-        return re.sub(r'"[^"]*"$', '"…"', str(error.orig).strip().partition("\n")[0])
-    if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:4])
-        return f"{error.title} is not valid: {told}"
-    if isinstance(error, LookupError | ValueError):
-        # KeyError('ada@forum.example'), invalid literal for int(): 'ada'. Python puts the value itself there.
-        return ""
-    try:
-        return str(error).partition("\n")[0]
-    except Exception:  # noqa: BLE001 - a team's own __str__ ends here
-        return ""
-
-
-def _world_reason(error: BaseException) -> str | None:
-    """Say what of the world failed, or None where the data or the handler is to blame."""
-    if isinstance(error, WorldError):
-        return str(error)
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return f"the database connection was lost ({type(error.orig).__name__})"
-    if isinstance(error, InterfaceError) or (isinstance(error, OperationalError) and _is_connection_trouble(error)):
-        return f"the database does not answer ({type(error.orig).__name__})"
-    if isinstance(error, DBAPIError) and _is_not_set_up(error):
-        return (
-            f"the database is not set up for this handler: {str(error.orig).strip().partition(chr(10))[0]}; run its "
-            "migrations (replay: --create-tables), or grant what it needs"
-        )
-    if isinstance(error, NoFreeConnection):
-        return "no database connection became free"
-    return None
-
-
-# SQLSTATE classes of trouble that is not the statement's: connection, resources, operator intervention, system.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-_WORLD_CLASSES = ("08", "53", "57", "58")
-# Of these, `statement_timeout` is the statement's own after all.
-_QUERY_CANCELED = "57014"
-
-# https://www.sqlite.org/rescode.html; the text is no guide: "no such table: disk" is a handler's mistake.
-_WORLD_CODES = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-    }
-)
-
-
-# A table or schema that is not there or may not be touched: a migration or a grant is missing, no row is to blame.
-_NOT_SET_UP = ("42P01", "3F000", "42501", "28000", "28P01")
-
-
-def _is_not_set_up(error: DBAPIError) -> bool:
-    if isinstance(error.orig, sqlite3.OperationalError):
-        return str(error.orig).startswith("no such table")
-    return getattr(error.orig, "sqlstate", None) in _NOT_SET_UP
-
-
-def _is_connection_trouble(error: OperationalError) -> bool:
-    cause = error.orig
-    state = getattr(cause, "sqlstate", None)
-    if isinstance(state, str):
-        return state.startswith(_WORLD_CLASSES) and state != _QUERY_CANCELED
-    if isinstance(cause, sqlite3.Error):
-        # The low byte is the primary code, the rest tells its kinds apart.
-        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _WORLD_CODES
-    # psycopg gives no SQLSTATE for a connection that was never made.
-    return type(cause).__module__.startswith("psycopg")

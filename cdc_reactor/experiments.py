@@ -29,14 +29,14 @@ class Allocations(Protocol):
         """Return the value that a feature has for a user, and note the allocation where an experiment decides it."""
 
     def flush(self) -> None:
-        """Hand over for good what was allocated; whatever this raises fails the run."""
+        """Hand over for good what was allocated, each experiment and user once; whatever this raises fails the run."""
 
 
 class ExperimentClient(Protocol):
     """Where allocations come from; thread-safe."""
 
     def begin(self) -> Allocations:
-        """Give a run its allocations."""
+        """Give a run its allocations; WorldError where there is nothing to allocate by, and the run is tried again."""
 
 
 class ExperimentsInMemory:
@@ -55,6 +55,10 @@ class ExperimentsInMemory:
         #: Raised by the next flush, once, where it is set.
         self.fail_next_flush: Exception | None = None
 
+    def give(self, feature: str, value: Any) -> None:
+        """Let a feature have a value for everybody."""
+        self._values[feature] = value
+
     def begin(self) -> Allocations:
         """Give a run its allocations."""
         return _InMemory(self)
@@ -69,7 +73,7 @@ class ExperimentsInMemory:
 class _InMemory:
     def __init__(self, client: ExperimentsInMemory) -> None:
         self._client = client
-        self._noted: list[Allocation] = []
+        self._noted: dict[tuple[str, str], Allocation] = {}
 
     def allocate(
         self,
@@ -81,12 +85,12 @@ class _InMemory:
     ) -> Any:
         value, is_decided = self._client.value(feature, user_id, default)
         if is_decided:
-            self._noted.append(Allocation(feature, str(value), user_id, value))
+            self._noted.setdefault((feature, user_id), Allocation(feature, str(value), user_id, value))
         return value
 
     def flush(self) -> None:
         error, self._client.fail_next_flush = self._client.fail_next_flush, None
         if error is not None:
             raise error
-        self._client.flushed.extend(self._noted)
+        self._client.flushed.extend(self._noted.values())
         self._noted.clear()

@@ -7,7 +7,6 @@ no decision needs. Nothing is run and nothing is written.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from cdc_reactor.captures import Capture, Element, Unreadable, find_captures
 from cdc_reactor.changes import CHANGE_OF, Row, RowReader, _Change, _without, column_of
 from cdc_reactor.columns import Placeholder
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.discovery import Discovery, discover, load_handlers
+from cdc_reactor.discovery import DEFAULT_TARGETS, Discovery, discover, is_present, load_handlers
 from cdc_reactor.envelope import Drop, Envelope, Lsn, Operation, RowImage, RowSchema, parse_json, read_image
 from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable, ReactorError, SenderError, UsageError
 from cdc_reactor.forms import _is_with_schema
@@ -148,8 +147,7 @@ def run(options: Options) -> int:
 
 def _default_handlers() -> Sequence[str]:
     """Do without handlers where nobody named any and there are none yet."""
-    has_package = Path("table_handlers").exists() or importlib.util.find_spec("table_handlers") is not None
-    return ["table_handlers"] if has_package else ["none"]
+    return DEFAULT_TARGETS if any(map(is_present, DEFAULT_TARGETS)) else ["none"]
 
 
 # ── which message ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,19 +28,9 @@ from cdc_reactor.declarations import (
 )
 from cdc_reactor.envelope import Operation, TableId
 from cdc_reactor.errors import DefinitionError
-from cdc_reactor.events import (
-    EVENT_ID,
-    Event,
-    ProtobufFact,
-    Publication,
-    Publishable,
-    derived_id,
-    encode,
-    is_protobuf,
-    key_of,
-    name_of,
-)
+from cdc_reactor.events import EVENT_ID, Publication, Publishable, derived_id
 from cdc_reactor.messages import NO_ATTRIBUTES, Message
+from cdc_reactor.publications import write
 
 if TYPE_CHECKING:
     import logging
@@ -48,11 +38,6 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from cdc_reactor.experiments import Allocations
-
-#: What Pub/Sub takes of one message and of its ordering key, less what wraps the message in its request.
-#: https://cloud.google.com/pubsub/quotas#resource_limits
-MAX_EVENT_BYTES = 10_000_000 - 1_000
-MAX_KEY_BYTES = 1_024
 
 OnPoison: TypeAlias = Literal["skip", "park", "halt"]
 Kind: TypeAlias = type[Create[Any] | Update[Any] | Delete[Any] | Truncate[Any]]
@@ -159,28 +144,10 @@ class Context:
             TypeError: this is no event, or it cannot be written.
             ValueError: it is larger than its topic takes.
         """
-        if not isinstance(event, Event | ProtobufFact):
-            raise TypeError(f"{self.handler} publishes a {type(event).__name__}; {_cure(event)}")
-        name = name_of(event)
-        topic = topic or event.topic
-        if not topic:
-            raise TypeError(f'{name} has no topic: class {name}(Event, topic="…")')
-        key = key or key_of(event)
-        try:
-            # Found out after the commit, it would be too late: the event would be lost, or the change applied twice.
-            data = encode(event)
-            size_bytes, key_bytes = len(data), len(key.encode())
-        except AttributeError:
-            raise TypeError(f"{name}: an ordering key is text, not {type(key).__name__}") from None
-        except ValueError as error:
-            raise TypeError(f"{name} cannot be written as JSON: {error}") from error
-        if size_bytes > MAX_EVENT_BYTES or key_bytes > MAX_KEY_BYTES:
-            raise ValueError(
-                f"{name} has {size_bytes:,} bytes and a key of {key_bytes:,}; "
-                f"topic {topic} takes {MAX_EVENT_BYTES:,} and {MAX_KEY_BYTES:,}"
-            )
-        own_topic = "" if topic == event.topic else topic
-        self.publications.append(Publication(event, key, self._attributes(topic, key, data), data, own_topic))
+        written = write(event, who=self.handler, key=key, topic=topic)
+        own_topic = "" if written.topic == event.topic else written.topic
+        attributes = self._attributes(written.topic, written.key, written.data)
+        self.publications.append(Publication(event, written.key, attributes, written.data, own_topic))
 
     def _attributes(self, topic: str, key: str, data: bytes) -> Mapping[str, str]:
         cause = self._cause
@@ -193,12 +160,6 @@ class Context:
         if repeated:
             event_id = derived_id(parts, data, repeated)
         return {EVENT_ID: event_id, **cause.trace()}
-
-
-def _cure(value: object) -> str:
-    if is_protobuf(type(value)):
-        return "bind its class to a topic with ProtobufEvent, and publish what that makes of it"
-    return "declare it as a class of Event"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ Nothing here sends anything: `notification_delivery` publishes them or hands the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field
 
@@ -20,7 +20,7 @@ class Notification(Event, topic="notification.requested.v1"):
     """
 
     type: str = Field(min_length=1)
-    recipients: tuple[str, ...] = Field(min_length=1)
+    recipients: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
     context: dict[str, Any] = Field(default_factory=dict)
     dedupe_key: str = ""
     send_at: AwareDatetime | None = None

@@ -19,7 +19,7 @@ from google.pubsub_v1 import types
 from grpc import ChannelConnectivity, StatusCode
 from grpc.aio import EOF, AioRpcError
 
-from cdc_reactor.confirmations import Confirmations, cancel_all, wait_within
+from cdc_reactor.confirmations import IDS_A_REQUEST, Confirmations, cancel_all, wait_within
 from cdc_reactor.errors import ReactorError, UsageError, WorldError
 from cdc_reactor.leases import Leases
 from cdc_reactor.messages import Delivery
@@ -61,7 +61,8 @@ class Limits(msgspec.Struct, frozen=True):
 
     `ack_deadline` is 10 to 600; a lease is extended until it is `max_lease` old. A stream on which nothing came for
     `quiet` seconds, although there was room, is opened anew; so is one whose broker is known to answer heartbeats and
-    left one of them, sent every `heartbeat` seconds, without an answer for half that time.
+    left one of them, sent every `heartbeat` seconds, without an answer for half that time. Acks wait `linger` seconds
+    for others to go with them, unless half of all that may be held waits.
     """
 
     max_messages: int = 10_000
@@ -70,6 +71,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_lease: float = 3600.0
     quiet: float = 300.0
     heartbeat: float = 30.0
+    linger: float = 0.010
 
 
 class Observer(Protocol):
@@ -108,10 +110,17 @@ class Subscription:
     """The deliveries of one subscription; not thread-safe. `open` it first, `close` it in the end.
 
     A delivery counts as held from its arrival until the broker confirmed its ack or nack, or its lease was given up.
+    With `publish_times` messages say when they were published.
     """
 
     def __init__(
-        self, connection: Connection, name: str, *, limits: Limits | None = None, observer: Observer | None = None
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        limits: Limits | None = None,
+        observer: Observer | None = None,
+        publish_times: bool = False,
     ) -> None:
         self.path = connection.subscription_path(name)
         self.limits = limits = limits or Limits()
@@ -121,13 +130,19 @@ class Subscription:
         self.connection = connection
         self._leases = Leases(limits.ack_deadline, limits.max_lease, jitter=random.random)
         self._confirmations = Confirmations(
-            connection, self.path, leases=self._leases, ack_deadline=limits.ack_deadline, observer=self.observer
+            connection,
+            self.path,
+            leases=self._leases,
+            ack_deadline=limits.ack_deadline,
+            observer=self.observer,
+            linger=limits.linger,
+            enough=max(1, min(IDS_A_REQUEST, limits.max_messages // 2 or IDS_A_REQUEST)),
         )
         self._confirmations.on_release = self._look_for_room
         self._arrived: list[Delivery] = []
         # What was received and neither acknowledged nor given back by our side: messages, and bytes of their data.
         self._unsettled = self._unsettled_bytes = 0
-        self._deliveries = Deliveries()
+        self._deliveries = Deliveries(publish_times=publish_times)
         self._recognition = Recognition()
         self._confirmations.on_acked = self._recognition.confirmed
         self._confirmations.on_too_late = self._recognition.too_late

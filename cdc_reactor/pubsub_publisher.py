@@ -144,7 +144,9 @@ class Publisher:
             return MessageRefused(
                 f"topic {topic} does not take a message of {batch[0].message.ByteSize():,} bytes: {why}"
             )
-        return PublishError(f"{len(batch)} messages are not published: {why}")
+        failure = PublishError(f"{len(batch)} messages are not published: {why}")
+        failure.__cause__ = why
+        return failure
 
     def _lane(self, topic: str, ordering_key: str) -> _Lane:
         lane = self._lanes.get((topic, ordering_key))

@@ -1,4 +1,4 @@
-"""The pytest plugin: a Harness on a clean database for each test, rows to begin with, captured files.
+"""The pytest plugin: a clean database for each test, Harnesses and expectations of workers on it, rows to begin with.
 
 pytest imports this module at every start, wherever cdc_reactor is installed; so everything is imported inside the
 fixtures. The database is SQLite in memory, or PostgreSQL where `--cdc-database-url` or CDC_REACTOR_TEST_DATABASE_URL
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,8 +20,10 @@ import pytest
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table
 
+    from cdc_reactor.experiments import ExperimentClient, ExperimentsInMemory
     from cdc_reactor.handlers import Handler
-    from cdc_reactor.testing import Harness, Run
+    from cdc_reactor.testing import ExpectsAck, ExpectsFailure, Harness, Run
+    from cdc_reactor.workers import Worker
 
 URL_VARIABLE = "CDC_REACTOR_TEST_DATABASE_URL"
 
@@ -38,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class ReplaysFile(Protocol):
     """What the fixture `replay_file` gives."""
 
-    def __call__(self, path: str | Path, *handlers: Handler[Any], format: str | None = None) -> Run:  # noqa: A002 - as in Harness
+    def __call__(self, path: str | Path, *handlers: Handler[Any] | Worker[Any], format: str | None = None) -> Run:  # noqa: A002 - as in Harness
         """Replay a captured file through handlers."""
 
 
@@ -53,14 +56,46 @@ def database(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def harness(database: Engine) -> Callable[..., Harness]:
+def experiments() -> ExperimentsInMemory:
+    """Decide for `ctx.experiments` in the test's harnesses and expectations."""
+    from cdc_reactor.experiments import ExperimentsInMemory
+
+    return ExperimentsInMemory()
+
+
+@pytest.fixture
+def harness(database: Engine, experiments: ExperimentClient) -> Callable[..., Harness]:
     """Make Harnesses on the test's database: `harness(announce).insert(id=1).run()`; options are those of Harness."""
     from cdc_reactor.testing import Harness
 
-    def make(*handlers: Handler[Any], **options: Any) -> Harness:
-        return Harness(*handlers, engine=database, **options)
+    def make(*handlers: Handler[Any] | Worker[Any], **options: Any) -> Harness:
+        return Harness(*handlers, **{"engine": database, "experiments": experiments, **options})
 
     return make
+
+
+@pytest.fixture
+def expect_acked(database: Engine, experiments: ExperimentClient) -> ExpectsAck:
+    """Expect that a worker handles a message at its first attempt: `expect_acked(add_reputation, PostUpvoted(…))`."""
+    from cdc_reactor.testing import expect_acked as expect
+
+    return partial(expect, engine=database, experiments=experiments)
+
+
+@pytest.fixture
+def expect_nacked(database: Engine, experiments: ExperimentClient) -> ExpectsFailure:
+    """Expect that a first attempt fails and the message is tried again: `expect_nacked(rate, vote, match="later")`."""
+    from cdc_reactor.testing import expect_nacked as expect
+
+    return partial(expect, engine=database, experiments=experiments)
+
+
+@pytest.fixture
+def expect_dead_lettered(database: Engine, experiments: ExperimentClient) -> ExpectsFailure:
+    """Expect that a message ends among the dead letters: `expect_dead_lettered(store, b"{", match="not JSON")`."""
+    from cdc_reactor.testing import expect_dead_lettered as expect
+
+    return partial(expect, engine=database, experiments=experiments)
 
 
 @pytest.fixture
@@ -68,7 +103,7 @@ def replay_file(database: Engine) -> ReplaysFile:
     """Replay a captured file through handlers: `replay_file("captures/forum.ndjson", announce)`."""
     from cdc_reactor.testing import Harness
 
-    def replay(path: str | Path, *handlers: Handler[Any], format: str | None = None) -> Run:  # noqa: A002 - the same
+    def replay(path: str | Path, *handlers: Handler[Any] | Worker[Any], format: str | None = None) -> Run:  # noqa: A002 - the same
         return Harness(*handlers, engine=database).replay_file(path, format=format).run()
 
     return replay

@@ -25,7 +25,7 @@ from cdc_reactor.checkpoint import Checkpoint
 from cdc_reactor.columns import Placeholder
 from cdc_reactor.database import check, create_tables, metadata_of, open_engine
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.discovery import Discovery, load_handlers
+from cdc_reactor.discovery import DEFAULT_TARGETS, Discovery, load_handlers
 from cdc_reactor.errors import UsageError
 from cdc_reactor.execution import Executor
 from cdc_reactor.filters import build_filter
@@ -47,7 +47,7 @@ class Options:
     """The options of the command, as typed."""
 
     paths: Sequence[str]
-    handlers: Sequence[str] = ("table_handlers",)
+    handlers: Sequence[str] = DEFAULT_TARGETS
     database_url: str | None = None
     create_tables: bool = False
     schemas: str | None = None

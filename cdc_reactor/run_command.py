@@ -23,15 +23,20 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Engine, MetaData
 
-from cdc_reactor import __version__
+from cdc_reactor import __version__, notification_delivery
 from cdc_reactor.daemon import Daemon, Parts, Started
 from cdc_reactor.database import check, create_tables, metadata_of, open_engine
-from cdc_reactor.discovery import load_handlers
+from cdc_reactor.discovery import Discovery, load_handlers
+from cdc_reactor.dispatcher import check_subscriptions, chosen
 from cdc_reactor.errors import UsageError
+from cdc_reactor.events import declared_topics
+from cdc_reactor.experiments import ExperimentClient
 from cdc_reactor.handlers import Handler
+from cdc_reactor.imports import load_object
 from cdc_reactor.pubsub_connection import SubscriptionInfo
 from cdc_reactor.schemas import open_schemas
 from cdc_reactor.settings import Settings
+from cdc_reactor.workers import Worker, WorkerKind
 
 _LOCAL_DATABASE = "sqlite:///.cdc-reactor/run.db"
 _LINE = "%(asctime)s %(levelname)-7s %(message)s"
@@ -50,20 +55,62 @@ def run(settings: Settings) -> int:
     _set_up_logs(settings)
     found = load_handlers(settings.handlers)
     for target in found.empty:
-        typer.echo(f"note: {target} has no handlers", err=True)
-    tables = metadata_of(found.handlers)
+        typer.echo(f"note: {target} has no handlers and no workers", err=True)
+    return asyncio.run(_run(_parts(settings, found)))
+
+
+def _parts(settings: Settings, found: Discovery) -> Parts:
+    handlers = found.handlers if settings.run.groups is None else ()
+    workers = chosen(found.workers, settings.run.groups)
+    if handlers:
+        check_subscriptions(workers, settings)
+    tables = metadata_of([*handlers, *workers])
     url = _database_url(settings, tables)
-    engine = None if url is None else open_engine(url)
+    # One for each thread that runs something; async workers take from what may be opened beyond that.
+    connections = settings.run.threads + (settings.run.worker_threads if workers else 0)
+    engine = None if url is None else open_engine(url, connections=connections)
+    if engine is not None and any(worker.kind is WorkerKind.NOTIFICATION for worker in workers):
+        tables.append(notification_delivery.metadata)
     if engine is not None and (settings.create_tables or settings.database_url is None):
         _create(tables, engine)
-    parts = Parts(
+    return Parts(
         settings=settings,
-        handlers=found.handlers,
+        handlers=handlers,
         engine=engine,
         database_url=url,
         schemas=open_schemas(settings.schemas),
+        workers=workers,
+        topics=sorted({*declared_topics(), *(e.topic for e in found.events), settings.notifications.topic}),
+        experiments=_experiments(settings),
+        delivery=_delivery(settings, in_database=engine is not None),
     )
-    return asyncio.run(_run(parts))
+
+
+def _experiments(settings: Settings) -> ExperimentClient | None:
+    if settings.experiments is None:
+        return None
+    client = load_object("experiments", settings.experiments)
+    if isinstance(client, type) or (callable(client) and not hasattr(client, "begin")):
+        client = client()
+    if not hasattr(client, "begin"):
+        raise UsageError(f"experiments = {settings.experiments} is no ExperimentClient: it has no begin()")
+    # What it needs is looked at now, and not when the first message comes.
+    client.begin()
+    found: ExperimentClient = client
+    return found
+
+
+def _delivery(settings: Settings, *, in_database: bool) -> notification_delivery.Delivery:
+    name = settings.notifications.sink
+    sink = None if name is None else load_object("notifications.sink", name)
+    if sink is not None and not callable(sink):
+        raise UsageError(f"notifications.sink = {name} is no function that is given a list of notifications")
+    return notification_delivery.Delivery(
+        topic=settings.notifications.topic,
+        window=settings.notifications.window,
+        sink=sink,
+        in_database=in_database,
+    )
 
 
 async def _run(parts: Parts) -> int:
@@ -129,9 +176,11 @@ def _create(tables: Sequence[MetaData], engine: Engine) -> None:
 def _greet(parts: Parts, started: Started) -> None:
     for line in greeting(parts, started):
         typer.echo(line)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     if parts.handlers:
-        console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
         console.print(_table(parts.handlers))
+    if parts.workers:
+        console.print(_worker_table(parts.workers))
 
 
 def greeting(parts: Parts, started: Started) -> list[str]:
@@ -143,13 +192,22 @@ def greeting(parts: Parts, started: Started) -> list[str]:
     where = f"{settings.run.processes} processes" if settings.run.processes else f"{started.threads} threads"
     if started.threads == 1 and settings.run.threads > 1:
         where = "1 thread (SQLite takes one writer at a time)"
+    changes = ", ".join(_subscription(name, info) for name, info in started.subscriptions)
+    workers = f"{len(parts.workers)} subscriptions of workers" if parts.workers else ""
     return [
-        f"cdc-reactor {__version__}, process {os.getpid()}; {len(parts.handlers)} handlers in {where}",
+        f"cdc-reactor {__version__}, process {os.getpid()}; {_counted(parts)} in {where}",
         f"Pub/Sub   {place}, project {started.connection.project}; dead letters to {settings.dead_letter_topic}",
-        f"consumes  {', '.join(_subscription(name, info) for name, info in started.subscriptions)}",
+        f"consumes  {', '.join(filter(None, (changes, workers)))}",
         f"database  {database}",
         f"health    {f'http://{started.health}/readyz and /metrics' if started.health else 'off'}",
     ]
+
+
+def _counted(parts: Parts) -> str:
+    groups = parts.settings.run.groups
+    of = f" of {', '.join(groups)}" if groups else ""
+    told = [f"{len(parts.handlers)} handlers"] if parts.handlers or not parts.workers else []
+    return " and ".join([*told, *([f"{len(parts.workers)} workers{of}"] if parts.workers else [])])
 
 
 def _subscription(name: str, info: SubscriptionInfo | None) -> str:
@@ -173,6 +231,22 @@ def _table(handlers: Sequence[Handler[Any]]) -> Table:
             handler.on_poison,
             handler.owner or "·",
             _shortened(handler.place),
+        )
+    return table
+
+
+def _worker_table(workers: Sequence[Worker[Any]]) -> Table:
+    table = Table("subscription", "event", "worker", "kind", "at a time", "group", "owner", "where")
+    for worker in workers:
+        table.add_row(
+            worker.subscription,
+            worker.event_type.name,
+            worker.name,
+            worker.kind,
+            str(worker.max_messages),
+            worker.group,
+            worker.owner or "·",
+            _shortened(worker.place),
         )
     return table
 

@@ -1,4 +1,4 @@
-"""Where a daemon's works are run: threads of this process, or other processes. The event loop hands over and is told.
+"""Where a daemon's works are run: threads, tasks, or other processes. The event loop hands over and is told.
 
 Works go in by `start`, and each comes back once, on the event loop, to the callback that it was started with. A runner
 decides nothing about order: whoever starts two works has made sure that they may run side by side. Neighbours:
@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol, TypeAlias
 
 from cdc_reactor.errors import WorldError
-from cdc_reactor.execution import WORLD_PAUSE
+from cdc_reactor.failures import WORLD_PAUSE
 from cdc_reactor.messages import Verdict
 from cdc_reactor.pool import PoolRunner
 from cdc_reactor.reactor import Outcome, Work
@@ -53,9 +53,44 @@ class _Task(NamedTuple):
 
 
 class _Finished(NamedTuple):
-    task: _Task
+    done: Done
+    work: Work
     outcome: Outcome
     seconds: float
+
+
+class _Reports:
+    """Brings what other threads have finished to the event loop; `on_each` is called there before each is told.
+
+    Made on the event loop; `add` is for any thread.
+    """
+
+    def __init__(self, on_each: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_each = on_each
+        self._finished: deque[_Finished] = deque()
+        self._is_called = False
+
+    def add(self, finished: _Finished) -> None:
+        """Tell the event loop soon."""
+        self._finished.append(finished)
+        if not self._is_called:
+            # One call for all that is finished by then; a hand-over between threads costs more than a batch.
+            self._is_called = True
+            with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._is_called = False
+        try:
+            while self._finished:
+                done, work, outcome, seconds = self._finished.popleft()
+                self._on_each()
+                done(work, outcome, seconds)
+        finally:
+            # Whatever one work's callback raises is told by the event loop, and keeps no other from coming back.
+            if self._finished:
+                self._loop.call_soon(self._tell)
 
 
 def given_back(work: Work, reason: str = "", *, pause: float | None = None) -> Outcome:
@@ -75,8 +110,7 @@ class ThreadRunner:
         self._run = run
         self._loop = asyncio.get_running_loop()
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
-        self._finished: deque[_Finished] = deque()
-        self._is_called = False
+        self._reports = _Reports(self._make_room)
         self._limit = threads
         self._room = 2 * threads
         # Numbers of works: the last that was sent, and the last that a thread has begun.
@@ -132,16 +166,16 @@ class ThreadRunner:
             self._tasks.put(None)
 
     def _serve(self) -> None:
+        thread = threading.current_thread()
+        name = thread.name
         while (task := self._tasks.get()) is not None:
             self._begun = task.number
             started = time.perf_counter()
+            # For whoever looks at a process that hangs.
+            thread.name = f"{name} {task.work.consumer.name}"
             outcome = self._outcome(task.work)
-            self._finished.append(_Finished(task, outcome, time.perf_counter() - started))
-            if not self._is_called:
-                # One call for all that is finished by then; a hand-over between threads costs more than a batch.
-                self._is_called = True
-                with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
-                    self._loop.call_soon_threadsafe(self._report)
+            thread.name = name
+            self._reports.add(_Finished(task.done, task.work, outcome, time.perf_counter() - started))
 
     def _outcome(self, work: Work) -> Outcome:
         try:
@@ -151,17 +185,47 @@ class ThreadRunner:
             _log.exception("%s: the run broke off", work.consumer.name)
             return given_back(work, f"the run broke off ({type(error).__name__})", pause=WORLD_PAUSE)
 
-    def _report(self) -> None:
-        self._is_called = False
-        try:
-            while self._finished:
-                task, outcome, seconds = self._finished.popleft()
-                self._room += 1
-                task.done(task.work, outcome, seconds)
-        finally:
-            # Whatever one work's callback raises is told by the event loop, and keeps no other from coming back.
-            if self._finished:
-                self._loop.call_soon(self._report)
+    def _make_room(self) -> None:
+        self._room += 1
+
+
+class TaskRunner:
+    """Runs works of async workers as tasks, `limit` at once; none occupies a thread while it waits.
+
+    `start` is `Executor.start`. Made on the event loop and used there only.
+    """
+
+    def __init__(self, start: Callable[[Work, Callable[[Outcome], None]], None], limit: int = 1_000) -> None:
+        self._start = start
+        self._room = limit
+        self._is_closed = False
+        self._reports = _Reports(self._make_room)
+
+    @property
+    def room(self) -> int:
+        """How many works it takes now."""
+        return 0 if self._is_closed else self._room
+
+    def start(self, work: Work, done: Done) -> None:
+        """Take a work; `done` is called on the event loop."""
+        self._room -= 1
+        started = time.perf_counter()
+
+        def finish(outcome: Outcome) -> None:
+            self._reports.add(_Finished(done, work, outcome, time.perf_counter() - started))
+
+        self._start(work, finish)
+
+    def take_back(self) -> list[tuple[Work, Done]]:
+        """Hand back nothing: what was taken has begun."""
+        return []
+
+    def close(self) -> None:
+        """Take nothing more. What still runs is waited for by nobody here; `Executor.close` cancels it."""
+        self._is_closed = True
+
+    def _make_room(self) -> None:
+        self._room += 1
 
 
 class ProcessRunner:

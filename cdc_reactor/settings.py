@@ -65,6 +65,7 @@ _HOST_AND_PORT = Text("HOST:PORT without http://, such as 127.0.0.1:8085", r"(\[
 _ENDPOINT = Text(
     "HOST or HOST:PORT without https://, such as europe-west1-pubsub.googleapis.com:443", r"[\w.\-]+(:\d{1,5})?"
 )
+_IMPORT = Text("MODULE:NAME, such as acme.push:send", r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _DATABASE = Secret("sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE", r"[A-Za-z][\w+.\-]*://\S*")
 
 UnknownTable = Literal["ack", "dead-letter", "stop"]
@@ -125,7 +126,16 @@ class PubSubSettings(_Section):
 class RunSettings(_Section):
     """How handlers are run."""
 
+    groups: Annotated[list[str] | None, Maybe(Texts(Text("a group's name", r"[a-z0-9][a-z0-9\-]{0,62}")))] = Field(
+        None,
+        description="Run the workers of these groups and nothing else; unset, table handlers and all workers that are "
+        "not dedicated.",
+        examples=[["personalized-digest"]],
+    )
     threads: Annotated[int, Whole(1, 1000)] = Field(8, description="Threads in which `def` handlers run.")
+    worker_threads: Annotated[int, Whole(1, 1000)] = Field(
+        24, description="Threads in which `def` workers run, apart from those of handlers."
+    )
     processes: Annotated[int, Whole(0, 1000)] = Field(
         0, description="Processes in which handlers run; 0 for the threads of this one."
     )
@@ -176,6 +186,22 @@ class BreakerSettings(_Section):
     )
 
 
+class NotificationSettings(_Section):
+    """Where notifications go that workers return."""
+
+    topic: Annotated[str, _resource("topics")] = Field(
+        "notification.requested.v1", description="The topic that they are published to, where no sink is set."
+    )
+    sink: Annotated[str | None, Maybe(_IMPORT)] = Field(
+        None,
+        description="A function that sends them instead, given a list of them; what it raises fails the run.",
+        examples=["acme.push:send"],
+    )
+    window: Annotated[float, Seconds(above=0)] = Field(
+        86_400.0, description="Seconds within which notifications with one dedupe key are sent once."
+    )
+
+
 class HealthSettings(_Section):
     """The server of /livez, /readyz and /metrics."""
 
@@ -208,7 +234,8 @@ class Settings(_Section):
     """Everything that can be set. `Settings()` is the defaults and reads nothing; `load` reads what is set."""
 
     handlers: Annotated[list[str], Texts(Text("a package, a file or none"))] = Field(
-        ["table_handlers"], description='Packages and files with handlers; "none" for none.'
+        ["table_handlers", "workers"],
+        description='Packages and files with handlers and workers; "none" for none. One of the default may be missing.',
     )
     database_url: Annotated[SecretStr | None, Maybe(_DATABASE)] = Field(
         None,
@@ -245,10 +272,16 @@ class Settings(_Section):
     create_missing: Annotated[bool | None, Maybe(Truth(), "auto")] = Field(
         None, description="Create topics and subscriptions that are missing; auto does so on an emulator_host only."
     )
+    experiments: Annotated[str | None, Maybe(_IMPORT)] = Field(
+        None,
+        description="The client behind `ctx.experiments`: an ExperimentClient, or a function that makes one.",
+        examples=["acme.experiments:client"],
+    )
     pubsub: PubSubSettings = PubSubSettings()
     run: RunSettings = RunSettings()
     retry: RetrySettings = RetrySettings()
     breaker: BreakerSettings = BreakerSettings()
+    notifications: NotificationSettings = NotificationSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
 

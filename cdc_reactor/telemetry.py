@@ -164,6 +164,7 @@ class Telemetry:
         self._describe_intake(catalogue)
         self._describe_settling(catalogue)
         self._describe_handlers(catalogue)
+        self._describe_workers(catalogue)
         self._describe_publishing(catalogue)
         self._describe_process(catalogue)
         #: Every metric but those of the operating system's process, in the order of the reference.
@@ -250,8 +251,8 @@ class Telemetry:
             *which,
             buckets=_LAG_SECONDS,
         )
-        self._retries = make.counter("retries", "Failed changes that were tried again.", "handler")
-        self._dead_letters = make.counter("dead_letters", "Changes that were given up.", *which)
+        self._retries = make.counter("retries", "Failed changes and messages that were tried again.", "handler")
+        self._dead_letters = make.counter("dead_letters", "Changes and messages that were given up.", *which)
         self._paused = make.gauge(
             "paused",
             "1 while something waits for what is down; nothing is lost, and no attempt is spent.",
@@ -260,6 +261,25 @@ class Telemetry:
         )
         self._breaker = make.gauge(
             "breaker_open", "1 while a handler rests because too many of its changes were given up.", "handler"
+        )
+
+    def _describe_workers(self, make: _Catalogue) -> None:
+        make.begin("What workers do")
+        which = ("worker", "topic")
+        self._worker_runs = make.counter(
+            "worker_runs", "Messages that a worker was given, first tries and later ones apart.", *which, "attempt"
+        )
+        self._worker_seconds = make.histogram(
+            "worker_seconds",
+            "Time that a message took: reading it, its transaction, the worker.",
+            *which,
+            buckets=_SECONDS,
+        )
+        self._worker_lag = make.histogram(
+            "publish_to_handled_seconds",
+            "Time from the publication of a message until its worker was done.",
+            *which,
+            buckets=_LAG_SECONDS,
         )
 
     def _describe_publishing(self, make: _Catalogue) -> None:
@@ -283,7 +303,9 @@ class Telemetry:
         ProcessCollector(registry=self._registry)
 
     def begin(self, subscriptions: Iterable[str], handlers: Iterable[tuple[str, str]]) -> None:
-        """Show what is rare, and what alerts ask for, as 0 from the start; `handlers` are pairs of handler and table.
+        """Show what is rare, and what alerts ask for, as 0 from the start.
+
+        `handlers` are pairs of handler and table; a worker stands there with no table.
 
         A counter that appears with its first increment has grown by nothing as far as `increase()` can tell:
         https://prometheus.io/docs/practices/instrumentation/#avoid-missing-metrics
@@ -382,6 +404,14 @@ class Telemetry:
             # The database's clock may be ahead of ours.
             self._lag(handler, table).observe(max(0.0, lag))
 
+    def ran(self, worker: str, topic: str, *, seconds: float, attempt: int, lag: float | None) -> None:
+        """Count a worker's run; `lag` is since the publication of its message, None where that is unknown."""
+        self._worker_runs(worker, topic, "first" if attempt == 1 else "later").inc()
+        self._worker_seconds(worker, topic).observe(seconds)
+        if lag is not None:
+            # The broker's clock may be ahead of ours.
+            self._worker_lag(worker, topic).observe(max(0.0, lag))
+
     def retried(self, handler: str, count: int) -> None:
         """Count changes that failed and are tried again."""
         self._retries(handler).inc(count)
@@ -452,12 +482,14 @@ _LABELS = {
     "reason": "of a drop: the words of the replay's report (`heartbeat`, `tombstone`, …); of a stream's end: the gRPC "
     f"status or a few words, and after {MAX_STREAM_ENDS} different ones `{OTHER}`; of a wait: `world` (what a handler "
     "needs, its database above all), `schemas` (the schema registry), `publish` (Pub/Sub)",
-    "table": f"schema and table; after {MAX_TABLES} tables in one process, `{OTHER}`",
+    "table": f"schema and table, empty for workers; after {MAX_TABLES} tables in one process, `{OTHER}`",
     "op": "`create`, `update`, `delete`, `truncate`",
     "verdict": ", ".join(f"`{verdict}`" for verdict in _VERDICTS.values()),
-    "handler": "the handler's name; empty for dead letters that reached none, and the subscription's for their breaker",
-    "what": "what waits: a handler, a subscription or a topic",
-    "attempt": "`first` for a batch that is tried for the first time, `later` for one that failed before",
+    "handler": "the handler's or worker's name; empty for dead letters that reached none, and the subscription's for "
+    "their breaker",
+    "worker": "the worker's name",
+    "what": "what waits: a handler, a worker, a subscription or a topic",
+    "attempt": "`first` for a batch or message that is tried for the first time, `later` for one that failed before",
     "topic": "the topic's short name, as configured",
     "version": "of the package cdc-reactor",
 }

@@ -294,7 +294,7 @@ def _check_parameters(label: str, function: Callable[..., Any], kind: EventType[
     check_two_parameters(label, function, f"a worker takes (event: {kind.name}, ctx: Context)")
     annotation = first_annotation(function)
     # What is no class (a union, Any) is for type checkers to judge.
-    if isinstance(annotation, type) and annotation is not inspect.Parameter.empty:
+    if isinstance(annotation, type) and annotation not in (inspect.Parameter.empty, Any):
         try:
             fits = issubclass(kind.model, annotation)
         except TypeError:  # a protocol that can be asked for its members only

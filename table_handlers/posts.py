@@ -1,4 +1,4 @@
-"""Changes of public.posts: announce a post once it is published.
+"""Changes of public.posts: announce a post once it is published, and remember who wrote it.
 
 The table has REPLICA IDENTITY DEFAULT, so an update does not say what changed, and `when_changed=("published",)` would
 send it to the dead letters (comments.py shows that option). What was announced is written down instead, in the same
@@ -12,7 +12,7 @@ from typing import Annotated
 from sqlalchemy import delete, select
 
 from cdc_reactor import Batch, Context, Create, DecimalBytes, Delete, EpochDays, Event, Row, Truncate, Update, handles
-from table_handlers.schema import published_posts, upsert
+from table_handlers.schema import post_authors, published_posts, upsert
 
 
 class Post(Row, table="public.posts"):
@@ -68,6 +68,24 @@ def forget_publication(batch: Batch[Post], ctx: Context) -> None:
                 ctx.session.execute(delete(published_posts).where(published_posts.c.id == gone.id))
             case Truncate():
                 ctx.session.execute(delete(published_posts))
+
+
+@handles(Post, snapshot=True)
+def remember_authors(batch: Batch[Post], ctx: Context) -> None:
+    """Keep who wrote which post, for the workers who must know; of those that were there before the connector, too."""
+    authors: dict[int, int | None] = {}
+    for change in batch:
+        match change:
+            case Create(after=post) | Update(after=post):
+                authors[post.id] = post.author
+            case Delete(before=gone):
+                authors[gone.id] = None
+            case Truncate():
+                ctx.session.execute(delete(post_authors))
+    gone_ids = [post_id for post_id, author in authors.items() if author is None]
+    if gone_ids:
+        ctx.session.execute(delete(post_authors).where(post_authors.c.post.in_(gone_ids)))
+    upsert(ctx.session, post_authors, [{"post": p, "author": a} for p, a in authors.items() if a is not None])
 
 
 def _announced(batch: Batch[Post], ctx: Context) -> set[int]:

@@ -32,6 +32,12 @@ published_posts = Table(
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
 )
+post_authors = Table(
+    "post_authors",
+    metadata,
+    Column("post", BigInteger, primary_key=True, autoincrement=False),
+    Column("author", Integer, nullable=False),
+)
 counted_votes = Table(
     "counted_votes",
     metadata,

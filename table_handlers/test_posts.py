@@ -3,8 +3,11 @@
 from datetime import date
 from decimal import Decimal
 
+from sqlalchemy import select
+
 from cdc_reactor.testing import Harness, assert_registered
-from table_handlers.posts import Post, PostPublished, announce_publication, forget_publication
+from table_handlers.posts import Post, PostPublished, announce_publication, forget_publication, remember_authors
+from table_handlers.schema import post_authors
 
 DRAFT = Post(id=3, author=1, title="Hello", score=Decimal("1.25"))
 MONDAY = date(2026, 11, 23)
@@ -34,6 +37,20 @@ def test_a_post_that_is_gone_is_forgotten() -> None:
     assert harness.insert(published).run().events == [PUBLISHED]
     harness.truncate().run().expect_acked()
     assert harness.insert(published).run().events == [PUBLISHED]
+
+
+def test_authors_follow_posts_and_go_with_them() -> None:
+    harness = Harness(remember_authors).insert(DRAFT).insert(DRAFT, id=4, author=2).update(DRAFT, author=5)
+
+    assert harness.run().session.execute(select(post_authors).order_by("post")).all() == [(3, 5), (4, 2)]
+    assert harness.delete(DRAFT).run().session.execute(select(post_authors)).all() == [(4, 2)]
+    assert harness.truncate().run().expect_acked().session.execute(select(post_authors)).all() == []
+
+
+def test_authors_of_posts_that_were_there_before_the_connector_are_known() -> None:
+    run = Harness(remember_authors).snapshot(DRAFT).run().expect_acked()
+
+    assert run.session.execute(select(post_authors)).all() == [(3, 1)]
 
 
 def test_with_schemas_it_is_the_same() -> None:

@@ -5,7 +5,16 @@ from sqlalchemy import select
 from cdc_reactor.testing import Harness, assert_registered
 from table_handlers.crm import CrmBusy, CrmInMemory
 from table_handlers.schema import author_cards
-from table_handlers.users import User, UserDeleted, UserRenamed, announce, crm_sync, keep_author_cards, sync_to_crm
+from table_handlers.users import (
+    User,
+    UserCreated,
+    UserDeleted,
+    UserRenamed,
+    announce,
+    crm_sync,
+    keep_author_cards,
+    sync_to_crm,
+)
 
 ADA = User(id=1, handle="ada", email="ada@forum.example")
 
@@ -24,10 +33,14 @@ class BusyCrm(CrmInMemory):
         super().save_contact(user_id, name, email)
 
 
-def test_announces_a_new_name_and_a_departure() -> None:
-    run = Harness(announce).update(ADA, handle="countess").update(ADA, karma=7).delete(ADA).run()
+def test_announces_an_arrival_a_new_name_and_a_departure() -> None:
+    run = Harness(announce).insert(ADA).update(ADA, handle="countess").update(ADA, karma=7).delete(ADA).run()
 
-    assert run.events == [UserRenamed(user_id=1, old="ada", new="countess"), UserDeleted(user_id=1)]
+    assert run.events == [
+        UserCreated(user_id=1, handle="ada"),
+        UserRenamed(user_id=1, old="ada", new="countess"),
+        UserDeleted(user_id=1),
+    ]
 
 
 def test_a_table_that_sends_no_row_as_it_was_announces_departures_only() -> None:
@@ -39,7 +52,8 @@ def test_a_table_that_sends_no_row_as_it_was_announces_departures_only() -> None
 def test_a_changed_id_is_a_departure_and_an_arrival() -> None:
     run = Harness(announce, keep_author_cards).insert(ADA).update(ADA, id=2).run()
 
-    assert run.events == [UserDeleted(user_id=1)]
+    arrivals = [UserCreated(user_id=user_id, handle="ada") for user_id in (1, 2)]
+    assert run.events == [arrivals[0], UserDeleted(user_id=1), arrivals[1]]
     assert run.session.execute(select(author_cards)).all() == [(2, "ada")]
 
 

@@ -1,4 +1,4 @@
-"""Changes of public.users: announce new names and departures, keep author cards, synchronise the CRM.
+"""Changes of public.users: announce arrivals, new names and departures, keep author cards, synchronise the CRM.
 
 The table has REPLICA IDENTITY DEFAULT: an update comes without the row as it was, a delete with its key only. Once it
 has REPLICA IDENTITY FULL, renames are announced; nothing here needs to change for that.
@@ -24,6 +24,13 @@ class User(Row, table="public.users"):
     joined: datetime | None = None
 
 
+class UserCreated(Event, topic="user.created.v1", key="user_id"):
+    """Somebody joined the forum."""
+
+    user_id: int
+    handle: str
+
+
 class UserRenamed(Event, topic="user.renamed.v1"):
     """A user has a new handle."""
 
@@ -40,9 +47,11 @@ class UserDeleted(Event, topic="user.deleted.v1"):
 
 @handles(User)
 def announce(batch: Batch[User], ctx: Context) -> None:
-    """Publish UserRenamed for each new handle, UserDeleted for each departure."""
+    """Publish UserCreated for each arrival, UserRenamed for each new handle, UserDeleted for each departure."""
     for change in batch:
         match change:
+            case Create(after=new):
+                ctx.publish(UserCreated(user_id=new.id, handle=new.handle))
             case Update(before=User() as old, after=new) if change.is_changed("handle"):
                 ctx.publish(UserRenamed(user_id=new.id, old=old.handle, new=new.handle), key=str(new.id))
             case Delete(before=gone):

@@ -22,13 +22,16 @@ from sqlalchemy import Engine
 
 from cdc_reactor import Batch
 from cdc_reactor.daemon import Daemon, Parts, Started
+from cdc_reactor.experiments import ExperimentClient
 from cdc_reactor.health import checks
 from cdc_reactor.local.broker_admin import BrokerAdmin
 from cdc_reactor.local.broker_server import LocalBroker
 from cdc_reactor.messages import Message
+from cdc_reactor.notification_delivery import NotificationDelivery
 from cdc_reactor.schemas import SchemaStore, open_schemas
 from cdc_reactor.settings import Settings
 from cdc_reactor.telemetry import Telemetry
+from cdc_reactor.workers import Worker
 
 NAME = "projects/p/{}/{}".format
 
@@ -117,13 +120,8 @@ class Stage:
         self.call("Publisher", "DeleteTopic", types.DeleteTopicRequest.pb()(topic=NAME("topics", name)), types.Topic)
 
     def subscribe(self, name: str, topic: str, **options: Any) -> None:
-        request = types.Subscription.pb()(
-            name=NAME("subscriptions", name),
-            topic=NAME("topics", topic),
-            ack_deadline_seconds=60,
-            enable_message_ordering=True,
-            **options,
-        )
+        sets = {"ack_deadline_seconds": 60, "enable_message_ordering": True, **options}
+        request = types.Subscription.pb()(name=NAME("subscriptions", name), topic=NAME("topics", topic), **sets)
         self.call("Subscriber", "CreateSubscription", request, types.Subscription)
 
     def publish(self, *messages: Message, topic: str = "cdc") -> list[str]:
@@ -196,18 +194,23 @@ def parts_of(
     engine: Engine | None = None,
     database_url: str | None = None,
     schemas: SchemaStore | None = None,
+    experiments: ExperimentClient | None = None,
+    delivery: NotificationDelivery | None = None,
     pubsub: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Parts:
-    """What a daemon on the stage is made of; settings are at their defaults but for those given."""
+    """What a daemon on the stage is made of, workers among the handlers; settings are defaults but for those given."""
     connects = {"project": "p", "emulator_host": stage.address, "ack_deadline": 600, "max_lease": 3600}
     sets = {"health": {"port": None}, "create_missing": False, **settings, "pubsub": {**connects, **(pubsub or {})}}
     return Parts(
         settings=Settings(**sets),
-        handlers=handlers,
+        handlers=[each for each in handlers if not isinstance(each, Worker)],
+        workers=[each for each in handlers if isinstance(each, Worker)],
         engine=engine,
         database_url=database_url,
         schemas=schemas or open_schemas(None),
+        experiments=experiments,
+        delivery=delivery,
     )
 
 

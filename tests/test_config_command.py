@@ -100,7 +100,16 @@ def test_the_example_sets_nothing_and_its_defaults_are_the_defaults(folder, caps
     settings = load({}, environ={})
 
     differing = {key for key in KEYS if settings.value(key) != Settings().value(key)}
-    assert differing == {"database_url", "schemas", "pubsub.project", "pubsub.emulator_host", "pubsub.endpoint"}
+    assert differing == {
+        "database_url",
+        "experiments",
+        "notifications.sink",
+        "pubsub.emulator_host",
+        "pubsub.endpoint",
+        "pubsub.project",
+        "run.groups",
+        "schemas",
+    }
     lines = uncommented.splitlines()
     for key in KEYS:
         name, _, line = settings.origin(key).partition(":")

@@ -64,6 +64,17 @@ def test_a_letter_is_the_message_with_its_key_and_all_that_is_known_of_the_failu
     )
 
 
+def test_what_is_given_up_a_second_time_keeps_what_it_was_known_by():
+    first = letter(settlement(Message(CHANGE, {}, "k", "m1", AT)), Decoder(), CIRCUMSTANCES)
+    again = Message(first.data, first.attributes, first.ordering_key, "m2")
+
+    second = letter(settlement(again, reason="again"), Decoder(), Circumstances("cdc", 2e9, 2e9))
+
+    kept = ("cdc_message_id", "cdc_publish_time", "cdc_first_failure")
+    assert [second.attributes[name] for name in kept] == [first.attributes[name] for name in kept]
+    assert (second.attributes["cdc_error"], second.attributes["cdc_last_failure"][:4]) == ("again", "2033")
+
+
 def test_bytes_that_cannot_be_read_are_kept_as_they_are_and_have_no_table():
     message = Message(b"\xff\x00 no JSON", message_id="m1")
 

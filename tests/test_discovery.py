@@ -12,7 +12,7 @@ from textwrap import dedent
 import pytest
 
 import cdc_reactor
-from cdc_reactor.discovery import Discovery, ImportFailure, discover
+from cdc_reactor.discovery import DEFAULT_TARGETS, Discovery, ImportFailure, discover, load_handlers, present
 from cdc_reactor.errors import UsageError
 
 USERS = """
@@ -247,7 +247,9 @@ class TestThePublicNames:
         script = (
             "import sys, json, cdc_reactor\n"
             "light = sorted({m.partition('.')[0] for m in sys.modules})\n"
-            "for name in cdc_reactor.__all__: getattr(cdc_reactor, name)\n"
+            # These talk to Pub/Sub, and only applications use them.
+            "publishing = {'EventPublisher', 'publish', 'publish_async'}\n"
+            "for name in set(cdc_reactor.__all__) - publishing: getattr(cdc_reactor, name)\n"
             "print(json.dumps([light, sorted({m.partition('.')[0] for m in sys.modules})]))"
         )
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
@@ -276,3 +278,100 @@ class TestThePublicNames:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
 
         assert done.stdout.split() == [b"False", b"False"]
+
+
+# ── workers and events ──────────────────────────────────────────────────────────────────────────────────────────────
+
+WORKERS = """
+from cdc_reactor import Context, Event, Message, Notification, notifies, subscribes
+
+class UserRenamed(Event, topic="user.renamed.v1"):
+    user_id: int
+
+class Elder(UserRenamed):
+    "Has the topic by inheritance, and is no second type of it."
+
+@subscribes(UserRenamed, subscription="renames")
+def note(event: UserRenamed, ctx: Context) -> None: ...
+
+@subscribes(UserRenamed, subscription="own-reading", parse=lambda message: UserRenamed(user_id=1))
+def read(event: UserRenamed, ctx: Context) -> None: ...
+
+@subscribes(Message, topic="anything.v1", subscription="anything")
+def keep(message: Message, ctx: Context) -> None: ...
+"""
+
+
+def test_workers_and_the_types_of_topics_are_found(here):
+    write(here, workers=WORKERS)
+
+    found = discover(["workers"])
+
+    assert [(worker.subscription, worker.name) for worker in found.workers] == [
+        ("anything", "keep"),
+        ("own-reading", "read"),
+        ("renames", "note"),
+    ]
+    assert [(event.topic, event.name, event.encoding) for event in found.events] == [
+        ("anything.v1", "Message", "raw"),
+        ("notification.requested.v1", "Notification", "json"),
+        ("user.renamed.v1", "UserRenamed", "json"),
+    ]
+    assert (found.handlers, found.empty) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"table_handlers": USERS}, ["table_handlers"]),
+        ({"workers": WORKERS}, ["workers"]),
+        ({"table_handlers": USERS, "workers": WORKERS}, ["table_handlers", "workers"]),
+        ({}, ["table_handlers"]),
+    ],
+)
+def test_of_the_default_one_may_be_missing(here, monkeypatch, files, expected):
+    # This project's own are importable, too.
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p or ".") / "table_handlers").exists()])
+    write(here, **files)
+
+    assert present(DEFAULT_TARGETS) == expected
+    assert present(["somewhere", "workers"]) == ["somewhere", "workers"]
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (
+            """
+            from cdc_reactor import Context, Message, subscribes
+
+            @subscribes(Message, topic="other.v1", subscription="renames")
+            def again(message: Message, ctx: Context) -> None: ...
+            """,
+            "two workers have the subscription renames",
+        ),
+        (
+            """
+            from cdc_reactor import Event
+
+            class Renamed(Event, topic="user.renamed.v1"):
+                name: str
+            """,
+            r"the topic user.renamed.v1 carries .*Renamed \(.*\) and .*Renamed \(.*\); a topic has one type",
+        ),
+        (
+            """
+            from cdc_reactor import Context, Message, subscribes
+
+            @subscribes(Message, topic="other.v1", subscription="other")
+            def note(message: Message, ctx: Context) -> None: ...
+            """,
+            "two workers are named 'note'",
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_refused_in_one_sentence(here, second, says):
+    write(here, workers__slash__one=WORKERS, workers__slash__two=second, workers__slash____init__="")
+
+    with pytest.raises(UsageError, match=says):
+        load_handlers(["workers"])

@@ -26,7 +26,8 @@ from cdc_reactor.decoder import Decoder
 from cdc_reactor.envelope import Envelope
 from cdc_reactor.errors import DecodeError, HandlerTimeout, ImageUnavailable, WorldError
 from cdc_reactor.events import Publication
-from cdc_reactor.execution import WORLD_PAUSE, Executor
+from cdc_reactor.execution import Executor
+from cdc_reactor.failures import WORLD_PAUSE
 from cdc_reactor.messages import Delivery, Message, Verdict
 from cdc_reactor.reactor import Held, Outcome, Reactor, Route, Work
 
@@ -131,7 +132,7 @@ class TestOneTransaction:
         def refuse(self: object) -> None:
             raise Poison("deferred constraint")
 
-        monkeypatch.setattr("cdc_reactor.execution.Session.commit", refuse)
+        monkeypatch.setattr("cdc_reactor.transactions.Session.commit", refuse)
 
         outcome = executor.run(work(applier(), 1))
 

@@ -1,16 +1,26 @@
 """Runners: works run beside the event loop, come back once each, and a broken run or process loses none."""
 
 import asyncio
+import gc
 import threading
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import StaticPool
+
+from cdc_reactor import Context, Event
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.discovery import discover
+from cdc_reactor.event_routing import EventRouter
+from cdc_reactor.execution import Executor
 from cdc_reactor.messages import Delivery, Message, Verdict
 from cdc_reactor.pool import PoolRunner, Setup
 from cdc_reactor.reactor import Outcome, Reactor, Work
 from cdc_reactor.routing import CdcRouter
-from cdc_reactor.runners import ProcessRunner, ThreadRunner, given_back
+from cdc_reactor.runners import ProcessRunner, TaskRunner, ThreadRunner, given_back
+from cdc_reactor.workers import Worker, subscribes
 
 MODULE = '''
 """Users."""
@@ -54,7 +64,7 @@ def works_of(tmp_path: Path, rows: list[int]) -> tuple[list[Work], list[str]]:
     return reactor.ready(0.0), targets
 
 
-async def run_all(runner: ThreadRunner | ProcessRunner, works: list[Work]) -> dict[str, Outcome]:
+async def run_all(runner: ThreadRunner | TaskRunner | ProcessRunner, works: list[Work]) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     everything = asyncio.Event()
 
@@ -91,7 +101,7 @@ def test_each_work_comes_back_once_on_the_event_loop(tmp_path: Path):
 
     assert outcomes == {str(n): Outcome.acked(1) for n in (1, 2, 3, 4)}
     assert room == 4
-    assert threads <= {"handlers-0", "handlers-1"}
+    assert threads <= {"handlers-0 note", "handlers-1 note"}
 
 
 def test_threads_are_added_while_works_wait_for_one_and_no_more_than_allowed(tmp_path: Path):
@@ -116,7 +126,7 @@ def test_threads_are_added_while_works_wait_for_one_and_no_more_than_allowed(tmp
     outcomes, threads = asyncio.run(main())
 
     assert outcomes == {str(n): Outcome.acked(1) for n in (1, 2, 3, 4)}
-    assert (threads, used) == (3, {"handlers-0", "handlers-1", "handlers-2"})
+    assert (threads, used) == (3, {"handlers-0 note", "handlers-1 note", "handlers-2 note"})
 
 
 def test_quick_works_stay_in_one_thread(tmp_path: Path):
@@ -184,6 +194,116 @@ def test_what_has_not_begun_can_be_taken_back(tmp_path: Path):
 
     assert taken == works[1:]
     assert room == 2
+
+
+class Asked(Event, topic="asked.v1"):
+    n: int
+
+
+def asked(worker: Worker[Any], numbers: list[int]) -> list[Work]:
+    reactor = Reactor(EventRouter(worker))
+    deliveries = [Delivery(Message(b'{"n":%d}' % n, message_id=str(n)), n) for n in numbers]
+    reactor.receive_all(deliveries, 0.0)
+    return reactor.ready(0.0)
+
+
+def test_tasks_wait_together_and_each_comes_back_once_on_the_event_loop():
+    gate, at_work, everyone = asyncio.Event(), [], threading.Event()
+
+    @subscribes(Asked, subscription="asked", max_messages=1000)
+    async def wait(event: Asked, ctx: Context) -> None:
+        at_work.append((event.n, asyncio.get_running_loop()))
+        if len(at_work) == 300:
+            everyone.set()
+        await gate.wait()
+
+    works = asked(wait, list(range(300)))
+
+    async def main():
+        executor = Executor(None)
+        runner = TaskRunner(executor.start, limit=310)
+        running = asyncio.create_task(run_all(runner, works))
+        assert await asyncio.to_thread(everyone.wait, 60)
+        room = runner.room
+        at_work[0][1].call_soon_threadsafe(gate.set)
+        outcomes = await running
+        assert runner.take_back() == []
+        rooms = room, runner.room
+        runner.close()
+        executor.close()
+        return outcomes, rooms, runner.room
+
+    outcomes, rooms, room_at_the_end = asyncio.run(main())
+
+    assert outcomes == {str(n): Outcome.acked(1, []) for n in range(300)}
+    assert (rooms, room_at_the_end) == ((10, 310), 0)
+
+
+def test_a_task_whose_callback_fails_keeps_no_other_from_coming_back():
+    @subscribes(Asked, subscription="asked")
+    async def quick(event: Asked, ctx: Context) -> None: ...
+
+    first, second = asked(quick, [1, 2])
+
+    async def main():
+        told: list[object] = []
+        came = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        executor = Executor(None)
+        runner = TaskRunner(executor.start)
+
+        def fail(*_: object) -> None:
+            raise ValueError
+
+        runner.start(first, fail)
+        runner.start(second, lambda *_: came.set())
+        async with asyncio.timeout(60):
+            await came.wait()
+        executor.close()
+        return told, runner.room
+
+    told, room = asyncio.run(main())
+
+    assert [type(error) for error in told] == [ValueError]
+    assert room == 1000
+
+
+def test_a_task_that_heeds_no_cancellation_does_not_hold_the_end_up(monkeypatch):
+    monkeypatch.setattr("cdc_reactor.handler_threads._LOOP_PATIENCE", 0.05)
+    at_work, cancelled, ended = threading.Event(), threading.Event(), threading.Event()
+    outcomes: list[Outcome] = []
+    loops = []
+
+    @subscribes(Asked, subscription="asked")
+    async def stubborn(event: Asked, ctx: Context) -> None:
+        loops.append(asyncio.get_running_loop())
+        assert ctx.session.execute(text("SELECT 1")).scalar() == 1
+        at_work.set()
+        try:
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                cancelled.set()
+        finally:
+            ended.set()
+
+    async def main():
+        executor = Executor(engine)
+        runner = TaskRunner(executor.start)
+        runner.start(asked(stubborn, [1])[0], lambda _, outcome, __: outcomes.append(outcome))
+        assert await asyncio.to_thread(at_work.wait, 60)
+        runner.close()
+        await asyncio.to_thread(executor.close)
+
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    asyncio.run(main())
+    gc.collect()
+
+    assert cancelled.is_set()
+    assert ended.is_set()
+    assert loops[0].is_closed()
+    assert outcomes == []
+    engine.dispose()
 
 
 def test_a_process_that_dies_costs_nothing_but_the_time_to_start_another(tmp_path: Path):

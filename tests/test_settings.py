@@ -19,6 +19,7 @@ from cdc_reactor.settings import (
     Flag,
     HealthSettings,
     LogSettings,
+    NotificationSettings,
     PubSubSettings,
     RetrySettings,
     RunSettings,
@@ -58,7 +59,7 @@ def origins(settings: Settings) -> dict[str, str]:
 def test_without_any_source_every_setting_is_its_default(folder):
     assert read(folder) == Settings()
     assert Settings() == Settings(
-        handlers=["table_handlers"],
+        handlers=["table_handlers", "workers"],
         database_url=None,
         create_tables=False,
         unknown_table="ack",
@@ -80,9 +81,11 @@ def test_without_any_source_every_setting_is_its_default(folder):
             max_lease=600,
             publish_timeout=60,
         ),
-        run=RunSettings(threads=8, processes=0, grace=25, reload=False),
+        run=RunSettings(groups=None, threads=8, worker_threads=24, processes=0, grace=25, reload=False),
         retry=RetrySettings(first=0.1, limit=60),
         breaker=BreakerSettings(share=0.05, consecutive=1000, window=10_000, pause=30),
+        experiments=None,
+        notifications=NotificationSettings(topic="notification.requested.v1", sink=None, window=86_400),
         health=HealthSettings(host="127.0.0.1", port=8080, stuck_after=300, expect_heartbeats=False),
         log=LogSettings(level="info", format="auto"),
     )
@@ -553,6 +556,6 @@ def test_settings_built_in_code_are_checked_too():
 
 
 def test_every_section_and_key_has_its_words():
-    assert list(SECTIONS) == ["pubsub", "run", "retry", "breaker", "health", "log"]
+    assert list(SECTIONS) == ["pubsub", "run", "retry", "breaker", "notifications", "health", "log"]
     assert all(section.__doc__ for section in SECTIONS.values())
     assert all(kind_of(key).allowed for key in KEYS)
