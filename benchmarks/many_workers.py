@@ -49,13 +49,11 @@ def main() -> None:
     """Run it and print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many_workers", description=__doc__)
     parser.add_argument("--workers", type=int, default=200)
-    parser.add_argument(
-        "--topics", type=int, default=None, help="over which the workers are spread [default: one each]"
-    )
+    parser.add_argument("--topics", type=int, default=50, help="over which the workers are spread")
     parser.add_argument("--rate", type=float, default=10.0, help="messages a second for each worker")
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()
-    load = Load(workers=given.workers, topics=given.topics or given.workers, rate=given.rate, seconds=given.seconds)
+    load = Load(workers=given.workers, topics=min(given.topics, given.workers), rate=given.rate, seconds=given.seconds)
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(_run(load, Path(folder)))
     sys.stdout.write(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode() + "\n")
@@ -114,7 +112,8 @@ async def _address(broker: subprocess.Popen[str]) -> str:
 
 
 async def _up(daemon: subprocess.Popen[str]) -> None:
-    await asyncio.wait_for(_line(daemon, "health "), _START_SECONDS)
+    # The table of workers is the last that it says.
+    await asyncio.wait_for(_line(daemon, "└"), _START_SECONDS)
     # What it prints after that must not fill the pipe.
     asyncio.get_running_loop().run_in_executor(None, daemon.stdout.read)  # type: ignore[union-attr]
 

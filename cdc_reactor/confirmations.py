@@ -8,6 +8,7 @@ independent of any stream. Neighbours: `leases` says what is held, `pubsub` says
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from math import inf
 from typing import Any, Protocol
@@ -43,7 +44,7 @@ class Listener(Protocol):
 class Confirmations:
     """Acks, nacks and extensions of one subscription, on their way to the broker until it confirmed them.
 
-    Acks wait `linger` seconds for others, or until there are `enough` of them.
+    Acks wait up to `linger` seconds for others, or until there are `enough` of them.
     """
 
     def __init__(
@@ -137,7 +138,9 @@ class Confirmations:
             self._acking.add(task)
             task.add_done_callback(self._acknowledged)
         if self._acks and self._linger is None and not self._is_closed:
-            self._linger = asyncio.get_running_loop().call_later(self._linger_seconds, self._linger_is_over)
+            # Not all of the same length: hundreds of subscriptions would send all at once.
+            seconds = self._linger_seconds * (0.5 + random.random() / 2)  # noqa: S311 - no secret
+            self._linger = asyncio.get_running_loop().call_later(seconds, self._linger_is_over)
 
     def _linger_is_over(self) -> None:
         self._linger = None

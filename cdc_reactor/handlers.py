@@ -27,7 +27,7 @@ from cdc_reactor.declarations import (
     place_of,
 )
 from cdc_reactor.envelope import Operation, TableId
-from cdc_reactor.errors import DefinitionError
+from cdc_reactor.errors import DefinitionError, WorldError
 from cdc_reactor.events import EVENT_ID, Publication, Publishable, derived_id
 from cdc_reactor.messages import NO_ATTRIBUTES, Message
 from cdc_reactor.publications import write
@@ -126,10 +126,10 @@ class Context:
         """Allocate users to variations of experiments; all of it is flushed before the message is acknowledged.
 
         Raises:
-            RuntimeError: no client of experiments is configured.
+            WorldError: no client of experiments is configured; nothing is wrong with the message.
         """
         if self._open_experiments is None:
-            raise RuntimeError(
+            raise WorldError(
                 f"{self.handler} uses ctx.experiments, and no client is configured; name one: "
                 'experiments = "package.module:client"'
             )

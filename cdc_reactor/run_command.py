@@ -114,10 +114,7 @@ def _delivery(settings: Settings, *, in_database: bool) -> notification_delivery
 
 
 async def _run(parts: Parts) -> int:
-    # What is loaded by now stays; the collector need not look at it again and again.
-    gc.collect()
-    gc.freeze()
-    daemon = Daemon(parts, on_start=lambda started: _greet(parts, started))
+    daemon = Daemon(parts, on_start=lambda started: _begin(parts, started))
     status = await daemon.run()
     if not daemon.is_clean:
         # A handler that never returns would keep the process; its changes were given back.
@@ -125,6 +122,13 @@ async def _run(parts: Parts) -> int:
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def _begin(parts: Parts, started: Started) -> None:
+    _greet(parts, started)
+    # What is loaded and opened by now stays; the collector would look at it again and again, and all else wait.
+    gc.collect()
+    gc.freeze()
 
 
 def _set_up_logs(settings: Settings) -> None:
@@ -193,7 +197,7 @@ def greeting(parts: Parts, started: Started) -> list[str]:
     if started.threads == 1 and settings.run.threads > 1:
         where = "1 thread (SQLite takes one writer at a time)"
     changes = ", ".join(_subscription(name, info) for name, info in started.subscriptions)
-    workers = f"{len(parts.workers)} subscriptions of workers" if parts.workers else ""
+    workers = _many(len(parts.workers), "subscription of workers", "subscriptions of workers") if parts.workers else ""
     return [
         f"cdc-reactor {__version__}, process {os.getpid()}; {_counted(parts)} in {where}",
         f"Pub/Sub   {place}, project {started.connection.project}; dead letters to {settings.dead_letter_topic}",
@@ -206,8 +210,13 @@ def greeting(parts: Parts, started: Started) -> list[str]:
 def _counted(parts: Parts) -> str:
     groups = parts.settings.run.groups
     of = f" of {', '.join(groups)}" if groups else ""
-    told = [f"{len(parts.handlers)} handlers"] if parts.handlers or not parts.workers else []
-    return " and ".join([*told, *([f"{len(parts.workers)} workers{of}"] if parts.workers else [])])
+    told = [_many(len(parts.handlers), "handler", "handlers")] if parts.handlers or not parts.workers else []
+    told += [_many(len(parts.workers), "worker", "workers") + of] if parts.workers else []
+    return " and ".join(told)
+
+
+def _many(count: int, one: str, several: str) -> str:
+    return f"{count} {one if count == 1 else several}"
 
 
 def _subscription(name: str, info: SubscriptionInfo | None) -> str:

@@ -1,8 +1,8 @@
 """Changes of public.posts: announce a post once it is published, and remember who wrote it.
 
 The table has REPLICA IDENTITY DEFAULT, so an update does not say what changed, and `when_changed=("published",)` would
-send it to the dead letters (comments.py shows that option). What was announced is written down instead, in the same
-transaction: that also keeps a redelivery from announcing it twice.
+send it to the dead letters (comments.py shows that option). What was announced is written down instead, and by which
+change: the same change announces it again when it comes again, because nobody knows whether its event got out.
 """
 
 from datetime import date
@@ -43,9 +43,11 @@ def announce_publication(batch: Batch[Post], ctx: Context) -> None:
     new = []
     for change in batch:
         match change:
-            case Create(after=post) | Update(after=post) if post.published is not None and post.id not in announced:
-                announced.add(post.id)
-                new.append({"id": post.id})
+            case Create(after=post) | Update(after=post) if post.published is not None:
+                lsn = change.lsn or 0
+                if announced.setdefault(post.id, lsn) != lsn:
+                    continue
+                new.append({"id": post.id, "lsn": lsn})
                 ctx.publish(
                     PostPublished(
                         post_id=post.id,
@@ -88,7 +90,8 @@ def remember_authors(batch: Batch[Post], ctx: Context) -> None:
     upsert(ctx.session, post_authors, [{"post": p, "author": a} for p, a in authors.items() if a is not None])
 
 
-def _announced(batch: Batch[Post], ctx: Context) -> set[int]:
-    """Return which posts of a batch were announced before, by one query."""
+def _announced(batch: Batch[Post], ctx: Context) -> dict[int, int]:
+    """Return which posts of a batch were announced before, and by which position of the log, by one query."""
     ids = {change.after.id for change in batch if isinstance(change, Create | Update)}
-    return set(ctx.session.scalars(select(published_posts.c.id).where(published_posts.c.id.in_(ids))))
+    column = published_posts.c
+    return {row.id: row.lsn for row in ctx.session.execute(select(column.id, column.lsn).where(column.id.in_(ids)))}

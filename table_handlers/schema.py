@@ -31,6 +31,7 @@ published_posts = Table(
     "published_posts",
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("lsn", BigInteger, nullable=False),
 )
 post_authors = Table(
     "post_authors",
@@ -43,6 +44,7 @@ counted_votes = Table(
     metadata,
     Column("post", BigInteger, primary_key=True, autoincrement=False),
     Column("voter", Integer, primary_key=True, autoincrement=False),
+    Column("lsn", BigInteger, primary_key=True, autoincrement=False),
     Column("value", Integer, nullable=False),
 )
 page_visits = Table(

@@ -31,11 +31,15 @@ def test_events_of_a_post_keep_their_order_by_their_key() -> None:
     assert {publication.key for publication in run.publications} == {"10"}
 
 
-def test_a_vote_that_is_delivered_twice_is_announced_once() -> None:
-    harness = Harness(score_votes).insert(UP)
+def test_votes_that_are_delivered_again_are_announced_again_as_the_same_events() -> None:
+    harness = Harness(score_votes, replica_identity="default").insert(UP).update(UP, value=-1).update(UP, value=1)
 
-    assert len(harness.run().events) == 2
-    assert harness.redeliver().run().events == []
+    first = harness.run().expect_acked()
+    again = harness.redeliver().run().expect_acked()
+
+    assert len(first.events) == 5
+    ids = [publication.attributes["event_id"] for publication in first.publications]
+    assert [publication.attributes["event_id"] for publication in again.publications] == ids
 
 
 def test_an_emptied_table_begins_anew() -> None:

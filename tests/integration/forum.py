@@ -39,8 +39,8 @@ def of_tables(messages: Iterable[Message], *tables: str) -> list[Message]:
 
 
 def about_post(messages: Iterable[Message], post: int) -> list[Message]:
-    """Those whose row is this post, or a vote on it."""
-    return [m for m in messages if {"id": post}.items() <= (key := _key(m)).items() or key.get("post") == post]
+    """Those of posts and votes that are this post, or a vote on it."""
+    return [m for m in messages if (key := _key(m)).get("post", key.get("id")) == post]
 
 
 def _key(message: Message) -> dict[str, Any]:

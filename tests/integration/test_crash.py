@@ -122,10 +122,6 @@ def test_what_was_published_before_the_kill_is_published_again_with_the_same_ids
     assert stage.letters() == []
 
 
-@pytest.mark.xfail(
-    reason="score_votes writes down what it counted in the transaction whose events are then lost: it needs an outbox",
-    strict=True,
-)
 def test_a_table_handler_that_died_after_its_commit_still_announces_the_upvotes(run, stage, engine, tmp_path):
     votes = forum.about_post(forum.of_tables(forum.captured("forum_schemas_off.records.ndjson"), "votes"), 3)
     stage.publish(*votes)

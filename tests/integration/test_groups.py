@@ -70,7 +70,7 @@ def test_a_group_is_run_alone_and_nothing_else_is_touched(run, stage):
     daemon.terminate()
 
     assert daemon.status() == 0
-    assert re.search(r"1 workers of personalized-digest in ", daemon.out)
+    assert re.search(r"1 worker of personalized-digest in ", daemon.out)
     assert [(each["type"], each["context"]) for each in told(stage)] == [
         ("digest", {"day": "2026-11-23", "layout": "cards"})
     ]
