@@ -114,6 +114,8 @@ class Consumer(ABC):
         self._first_failures: dict[Hashable, float] = {}
         self._breakers: dict[str, Breaker] = {}
         self._paused: dict[tuple[str, str], str] = {}
+        #: How long, in seconds, one run may take without anything being wrong.
+        self.patience = 0.0
         #: When anything was last settled, in loop time; or None.
         self.last_progress: float | None = None
 

@@ -331,7 +331,10 @@ class Daemon:
             )
             self._consumers[worker.subscription] = consumer, subscription
             opening.append(subscription.open())
-        await asyncio.gather(*opening)
+        # All of them come to their end before the first failure is told: what half opened could not be closed.
+        failures = [each for each in await asyncio.gather(*opening, return_exceptions=True) if each is not None]
+        if failures:
+            raise failures[0]
 
     @property
     def _worker_threads(self) -> int:
@@ -435,12 +438,17 @@ class Daemon:
         )
 
     def _ages(self, now: float) -> Iterator[tuple[float, float | None, float | None]]:
-        """Give for each subscription that holds something: how long it stands still, oldest held, last settled."""
+        """Give for each subscription that holds something: how long it stands still, oldest held, last settled.
+
+        All beyond what one run may take.
+        """
         for consumer, _ in self._consumers.values():
-            held = consumer.oldest_age
-            settled = None if consumer.last_progress is None else now - consumer.last_progress
-            if held is not None:
-                yield min(held, held if settled is None else settled), held, settled
+            if (held := consumer.oldest_age) is None:
+                continue
+            held = max(0.0, held - consumer.patience)
+            progress = consumer.last_progress
+            settled = None if progress is None else max(0.0, now - progress - consumer.patience)
+            yield min(held, held if settled is None else settled), held, settled
 
     # ── the end ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

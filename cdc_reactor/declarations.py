@@ -31,10 +31,17 @@ def place_of(function: Any) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}"
 
 
+#: More is a mistake, and some of it would not even fit where such numbers go.
+MOST = 100_000
+LONGEST_TIMEOUT = 7 * 86_400.0
+
+
 def check_whole(label: str, option: str, value: object, lowest: int = 1) -> None:
-    """Refuse what is no whole number of at least `lowest`."""
+    """Refuse what is no whole number of at least `lowest`, or far too large a one."""
     if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
         raise DefinitionError(f"{label}: {option}={value!r} must be a whole number of at least {lowest}")
+    if value > MOST:
+        raise DefinitionError(f"{label}: {option}={value!r} must be {MOST:,} at most")
 
 
 def check_wait(label: str, option: str, value: object) -> None:
@@ -47,6 +54,8 @@ def check_timeout(label: str, value: object) -> None:
     """Refuse what is no limit in seconds, and not None."""
     if value is not None and (not _is_seconds(value) or value == 0):
         raise DefinitionError(f"{label}: timeout={value!r} must be seconds above zero, or None")
+    if isinstance(value, int | float) and value > LONGEST_TIMEOUT:
+        raise DefinitionError(f"{label}: timeout={value!r} must be {LONGEST_TIMEOUT:g} s, a week, at most")
 
 
 def _is_seconds(value: object) -> bool:

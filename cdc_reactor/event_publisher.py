@@ -189,7 +189,7 @@ class _Sender:
         finally:
             thread = self._thread
             if thread is not None and not thread.is_foreign():
-                thread.stop()
+                thread.stop(_EXIT_PATIENCE)
                 self._thread = None
                 _senders.let_go(self)
 
@@ -199,8 +199,8 @@ class _Sender:
         thread = self._thread
         if thread is None or thread.is_foreign() or thread.is_current():
             return
-        if not self._unconfirmed.wait(_FORK_PATIENCE):
-            thread.stop()
+        # A callback that sends waits for our lock: then the thread cannot end, and the child is told so.
+        if not self._unconfirmed.wait(_FORK_PATIENCE) and thread.stop(_FORK_PATIENCE):
             self._thread = None
 
     def after_fork(self) -> None:
@@ -213,7 +213,7 @@ class _Sender:
         self._unconfirmed = _Unconfirmed()
 
     def _open_thread(self) -> EventThread:
-        if self._thread is None:
+        if self._thread is None or (self._thread.is_stopping and not self._thread.is_foreign()):
             self._thread = EventThread(self._address, self._timeout)
             _senders.keep(self)
         elif self._thread.is_foreign():

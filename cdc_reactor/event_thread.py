@@ -64,7 +64,7 @@ class EventThread:
         self._loop = asyncio.new_event_loop()
         self._handed: deque[Handed] = deque()
         self._is_woken = False
-        self._is_stopping = False
+        self._is_stopping = self._was_stopped = False
         self._wake_up = asyncio.Event()
         self._connection: Connection | None = None
         self._publisher: Publisher | None = None
@@ -88,11 +88,22 @@ class EventThread:
             self._is_woken = True
             self._loop.call_soon_threadsafe(self._wake_up.set)
 
-    def stop(self) -> None:
-        """Fail what is not confirmed, close the connection, and wait until the thread has ended."""
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop, and takes nothing more."""
+        return self._was_stopped
+
+    def stop(self, patience: float) -> bool:
+        """Fail what is not confirmed and close the connection; tell whether the thread ended within so many seconds.
+
+        It may be running a callback of whoever published, or waiting for credentials; then it ends after that.
+        """
+        self._was_stopped = True
         self._loop.call_soon_threadsafe(self._stop_soon)
-        if not self.is_current():
-            self._thread.join()
+        if self.is_current():
+            return False
+        self._thread.join(patience)
+        return not self._thread.is_alive()
 
     def _stop_soon(self) -> None:
         self._is_stopping = True

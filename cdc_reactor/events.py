@@ -9,6 +9,7 @@ Nothing is registered: `discovery` collects what modules declare.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing_extensions import TypeVar, Unpack
 
 from cdc_reactor.errors import DecodeError, DefinitionError, ReactorError
 from cdc_reactor.messages import NO_ATTRIBUTES, Message
+from cdc_reactor.validation import told
 
 #: The attribute that names an event for ever, however often it is delivered or published again.
 EVENT_ID = "event_id"
@@ -192,32 +194,29 @@ class EventType(Generic[E]):
         # Imported with the first Protobuf class and not before: it takes 35 ms.
         from cdc_reactor.protobufs import read
 
-        is_json = message.attributes.get(_SCHEMA_ENCODING, "JSON" if self.encoding is Encoding.PROTOBUF_JSON else "")
-        return cast("E", read(self.model, message.data, is_json=is_json == "JSON", topic=self.topic))
+        written = message.attributes.get(_SCHEMA_ENCODING, "JSON" if self.encoding is Encoding.PROTOBUF_JSON else "")
+        return cast("E", read(self.model, message.data, is_json=written == "JSON", topic=self.topic))
 
     def _read_json(self, data: bytes) -> E:
         try:
             return cast("Any", self.model).model_validate_json(data)  # type: ignore[no-any-return]
         except ValidationError as error:
-            raise DecodeError(f"{self.name} ({self.topic}): {_problems(error)}") from None
+            raise DecodeError(f"{self.name} ({self.topic}): {told(error, cast('Any', self.model))}") from None
 
     def _read_by(self, parse: Callable[[Message], E], message: Message) -> E:
+        name = getattr(parse, "__name__", type(parse).__name__)
         try:
-            return parse(message)
+            event = parse(message)
         except ReactorError:
             raise
         except ValidationError as error:
-            raise DecodeError(f"{self.name} ({self.topic}): {_problems(error)}") from error
+            raise DecodeError(f"{self.name} ({self.topic}): {told(error)}") from error
         except Exception as error:
             # Its text may hold what was sent.
-            name = getattr(parse, "__name__", type(parse).__name__)
             raise DecodeError(f"{self.name} ({self.topic}): {name} raised {type(error).__name__}") from error
-
-
-def _problems(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [f"{'.'.join(map(str, problem['loc'])) or 'the message'}: {problem['msg']}" for problem in problems[:4]]
-    return "; ".join([*told, *([f"and {len(problems) - 4} more"] if len(problems) > 4 else [])])
+        if not isinstance(event, self.model):
+            raise DecodeError(f"{self.name} ({self.topic}): {name} returned a {type(event).__name__}")
+        return event
 
 
 def event_type(
@@ -229,6 +228,8 @@ def event_type(
         DefinitionError: a topic or a parser is missing, or one is given that does not belong there.
     """
     label = label or getattr(source, "__name__", repr(source))
+    if inspect.iscoroutinefunction(parse):
+        raise DefinitionError(f"{label}: parse must be a plain def; what must be waited for belongs into the worker")
     if isinstance(source, ProtobufEvent):
         _refuse_topic(label, topic, source.topic)
         return EventType(source.topic, source.model, source.encoding, parse, source.key_field)
@@ -285,12 +286,13 @@ class Publication(Struct, frozen=True, eq=False):
 
 
 class EncodedEvent(Struct, frozen=True):
-    """An event of another process: its class need not exist in this one."""
+    """An event of another process: its class need not exist in this one. Its data are JSON, or what Protobuf writes."""
 
     topic: str
     key: str
     data: bytes
     attributes: Mapping[str, str] = NO_ATTRIBUTES
+    is_json: bool = True
 
     @classmethod
     def of(cls, publication: Publication) -> EncodedEvent:
@@ -298,7 +300,8 @@ class EncodedEvent(Struct, frozen=True):
         data = encode(publication.event) if publication.data is None else publication.data
         # A plain dict: it travels between processes.
         attributes = dict(publication.attributes)
-        return cls(publication.topic or publication.event.topic, publication.key, data, attributes)
+        topic = publication.topic or publication.event.topic
+        return cls(topic, publication.key, data, attributes, is_json(publication.event))
 
 
 def encode(event: Publishable) -> bytes:
@@ -310,6 +313,11 @@ def encode(event: Publishable) -> bytes:
     # Pydantic's own writer knows integers of any length and bytes that are no text; orjson knows neither.
     # By alias, as it is read.
     return event.__pydantic_serializer__.to_json(event, by_alias=True)
+
+
+def is_json(event: Publishable) -> bool:
+    """Tell whether an event is written as JSON."""
+    return not isinstance(event, ProtobufFact) or event.type.encoding is Encoding.PROTOBUF_JSON
 
 
 def key_of(event: Publishable) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from cdc_reactor.errors import Reject, Retry, SenderError, WorldError
 from cdc_reactor.messages import Verdict
 from cdc_reactor.reactor import Failure
+from cdc_reactor.validation import told
 
 #: How long a handler pauses when the world fails, in seconds.
 WORLD_PAUSE = 1.0
@@ -60,9 +61,7 @@ def _text_without_row_data(error: BaseException) -> str:
         # The first line of the driver's own message, less what it quotes; DETAIL and parameters come after it.
         return re.sub(r'"[^"]*"$', '"…"', str(error.orig).strip().partition("\n")[0])
     if isinstance(error, ValidationError):
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in problems[:4])
-        return f"{error.title} is not valid: {told}"
+        return f"{error.title} is not valid: {told(error)}"
     if isinstance(error, LookupError | ValueError):
         # KeyError('ada@forum.example'), invalid literal for int(): 'ada'. Python puts the value itself there.
         return ""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -100,11 +101,11 @@ class EventLog:
     def write(self, publications: Sequence[Publication | EncodedEvent]) -> None:
         """Keep events in their order."""
         if self._lines is not None:
-            self._lines.write_lines(_event_line(p) for p in publications)
+            self._lines.write_lines(_event_line(p, is_whole=True) for p in publications)
         if self._show:
             for publication in publications:
                 with suppress(OSError):  # whoever read standard error is gone; the replay is not
-                    sys.stderr.write(f"event {_event_line(publication).decode()}")
+                    sys.stderr.write(f"event {_event_line(publication, is_whole=False).decode()}")
 
     def flush(self, *, sync: bool) -> None:
         """Put what was written on disk."""
@@ -117,12 +118,17 @@ class EventLog:
             self._lines.close()
 
 
-def _event_line(publication: Publication | EncodedEvent) -> bytes:
+def _event_line(publication: Publication | EncodedEvent, *, is_whole: bool) -> bytes:
+    """Write an event; whole, its attributes stand beside it, which people are spared."""
     event = publication if isinstance(publication, EncodedEvent) else EncodedEvent.of(publication)
-    return orjson.dumps(
-        {"topic": event.topic, "key": event.key, "event": orjson.Fragment(event.data)},
-        option=orjson.OPT_APPEND_NEWLINE,
-    )
+    line: dict[str, Any] = {"topic": event.topic, "key": event.key}
+    if is_whole and event.attributes:
+        line["attributes"] = dict(event.attributes)
+    if event.is_json:
+        line["event"] = orjson.Fragment(event.data)
+    else:
+        line["data_base64"] = b64encode(event.data).decode()
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class DeadLetters:

@@ -26,7 +26,7 @@ from sqlalchemy import Engine, MetaData
 from cdc_reactor import __version__, notification_delivery
 from cdc_reactor.daemon import Daemon, Parts, Started
 from cdc_reactor.database import check, create_tables, metadata_of, open_engine
-from cdc_reactor.discovery import Discovery, load_handlers
+from cdc_reactor.discovery import Discovery, load_handlers, present
 from cdc_reactor.dispatcher import check_subscriptions, chosen
 from cdc_reactor.errors import UsageError
 from cdc_reactor.events import declared_topics
@@ -326,7 +326,7 @@ class _Child:
 
 def _folders(targets: Sequence[str]) -> list[Path]:
     found = []
-    for target in targets:
+    for target in present(targets):
         path = Path(target) if Path(target).exists() else Path(target.replace(".", "/"))
         if not path.exists():
             raise UsageError(f"--reload watches files, and {target} is neither a file nor a folder here")

@@ -81,6 +81,11 @@ class Transaction:
         """Whether there is anything to finish or to give back."""
         return self._session is not None or self._allocations is not None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a session is open."""
+        return self._session is not None
+
     def finish(self) -> None:
         """Flush what was allocated and commit; in a dry run only see whether the database takes it."""
         if self._allocations is not None and self._resources.commit:
@@ -95,8 +100,9 @@ class Transaction:
 
     def close(self) -> None:
         """Roll back what was not finished, and give the connection back."""
-        if self._session is not None:
-            self._session.close()
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def __enter__(self) -> Self:
         return self

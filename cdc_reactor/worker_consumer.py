@@ -27,6 +27,7 @@ class WorkerConsumer(Consumer):
             worker.subscription, subscription, EventRouter(worker), surroundings=surroundings, max_running=limit
         )
         self.worker = worker
+        self.patience = worker.timeout or 0.0
 
     async def take_in(self, deliveries: list[Delivery]) -> None:
         """Hand deliveries to the reactor."""

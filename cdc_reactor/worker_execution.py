@@ -78,7 +78,7 @@ class WorkerExecution:
                 return transaction.ctx.publications
             return await thread.beside(lambda: self._finish(worker, result, transaction))
         finally:
-            if transaction.is_used:
+            if transaction.is_open:
                 await thread.beside(transaction.close)
 
     @staticmethod
@@ -103,8 +103,11 @@ class WorkerExecution:
         )
 
     def _finish(self, worker: Worker[Any], result: object, transaction: Transaction) -> list[Publication]:
-        send = self._take(worker, result, transaction.ctx)
-        transaction.finish()
+        # Closed here and not by the caller: a failed run must not hold its locks until a thread is free to roll it
+        # back, and a sink must not hold the connection.
+        with transaction:
+            send = self._take(worker, result, transaction.ctx)
+            transaction.finish()
         if send is not None and self._resources.commit:
             send()
         return transaction.ctx.publications

@@ -173,7 +173,9 @@ class TestLoops:
 
         assert seen(cause) is batch[0]
 
-    @pytest.mark.parametrize("take", [list, sorted, lambda b: b[:], lambda b: [b[0]]], ids=str)
+    @pytest.mark.parametrize(
+        "take", [list, sorted, lambda b: b[:], lambda b: [b[0]]], ids=["list", "sorted", "slice", "index"]
+    )
     def test_what_takes_changes_out_speaks_for_the_whole_batch(self, take: Callable[[Any], list[Any]]):
         cause, batch = batch_of(*users(1))
 

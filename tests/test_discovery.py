@@ -303,9 +303,9 @@ def keep(message: Message, ctx: Context) -> None: ...
 
 
 def test_workers_and_the_types_of_topics_are_found(here):
-    write(here, workers=WORKERS)
+    write(here, acme_workers=WORKERS)
 
-    found = discover(["workers"])
+    found = discover(["acme_workers"])
 
     assert [(worker.subscription, worker.name) for worker in found.workers] == [
         ("anything", "keep"),
@@ -330,7 +330,9 @@ def test_workers_and_the_types_of_topics_are_found(here):
     ],
 )
 def test_of_the_default_one_may_be_missing(here, monkeypatch, files, expected):
-    # This project's own are importable, too.
+    # This project's own are importable, too, and may be imported.
+    for name in DEFAULT_TARGETS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p or ".") / "table_handlers").exists()])
     write(here, **files)
 
@@ -371,7 +373,7 @@ def test_of_the_default_one_may_be_missing(here, monkeypatch, files, expected):
     ],
 )
 def test_what_contradicts_itself_is_refused_in_one_sentence(here, second, says):
-    write(here, workers__slash__one=WORKERS, workers__slash__two=second, workers__slash____init__="")
+    write(here, acme_workers__slash__one=WORKERS, acme_workers__slash__two=second, acme_workers__slash____init__="")
 
     with pytest.raises(UsageError, match=says):
-        load_handlers(["workers"])
+        load_handlers(["acme_workers"])

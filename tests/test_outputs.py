@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cdc_reactor.captures import find_captures
 from cdc_reactor.errors import DecodeError, UsageError
-from cdc_reactor.events import Event, Publication
+from cdc_reactor.events import Event, ProtobufEvent, Publication
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
 from cdc_reactor.outputs import DeadLetters, EventLog
 
@@ -81,3 +82,17 @@ def test_dead_letters_are_added_and_come_back_byte_for_byte(tmp_path):
 def test_a_path_that_cannot_be_opened_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="--on-error"):
         DeadLetters(tmp_path / "no such folder" / "dead.ndjson")
+
+
+def test_what_is_no_json_is_written_as_base64_and_attributes_stand_beside_it(tmp_path):
+    log = EventLog(tmp_path / "events.ndjson")
+    stamped = ProtobufEvent(Timestamp, topic="stamped.v1")
+    plain = Publication(Greeted(name="ada"), attributes={"event_id": "e1"})
+
+    log.write([Publication(stamped(Timestamp(seconds=5)), "k"), plain])
+    log.close()
+
+    assert [json.loads(line) for line in (tmp_path / "events.ndjson").read_text().splitlines()] == [
+        {"topic": "stamped.v1", "key": "k", "data_base64": "CAU="},
+        {"topic": "user.greeted.v1", "key": "", "attributes": {"event_id": "e1"}, "event": {"name": "ada"}},
+    ]

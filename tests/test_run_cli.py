@@ -207,7 +207,7 @@ def test_it_says_where_to_look_handles_what_comes_and_ends_with_0_at_sigterm(sta
 
 def test_ctrl_c_ends_it_and_its_other_processes_without_a_traceback(start, stage, handlers):
     daemon = start(*run_of(stage, "--processes", "2"))
-    daemon.says("handlers in 2 processes")
+    daemon.says("1 handler in 2 processes")
     daemon.says(r"/readyz and /metrics")
     stage.publish(*(change(row, "a") for row in range(4)))
     until(stage.is_done, "all is acknowledged")

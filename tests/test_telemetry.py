@@ -48,6 +48,8 @@ def tell_everything(telemetry: Telemetry) -> None:
     telemetry.settled("users", Verdict.DEAD_LETTER, 1)
     telemetry.worked("announce", "public.users", changes=100, seconds=0.25, lag=2.0)
     telemetry.worked("announce", "public.users", changes=1, seconds=0.5, attempt=2)
+    telemetry.ran("note", "post.upvoted.v1", seconds=0.25, attempt=1, lag=0.5)
+    telemetry.ran("note", "post.upvoted.v1", seconds=0.5, attempt=2, lag=None)
     telemetry.retried("announce", 1)
     telemetry.dead_lettered("announce", "public.users", 1)
     telemetry.paused("announce", "world", is_paused=True)
@@ -92,6 +94,12 @@ def test_all_that_is_told_is_shown():
         "handler_seconds_sum{handler=announce,table=public.users}": 0.75,
         "commit_to_handled_seconds_count{handler=announce,table=public.users}": 1,
         "commit_to_handled_seconds_sum{handler=announce,table=public.users}": 2,
+        "worker_runs_total{attempt=first,topic=post.upvoted.v1,worker=note}": 1,
+        "worker_runs_total{attempt=later,topic=post.upvoted.v1,worker=note}": 1,
+        "worker_seconds_count{topic=post.upvoted.v1,worker=note}": 2,
+        "worker_seconds_sum{topic=post.upvoted.v1,worker=note}": 0.75,
+        "publish_to_handled_seconds_count{topic=post.upvoted.v1,worker=note}": 1,
+        "publish_to_handled_seconds_sum{topic=post.upvoted.v1,worker=note}": 0.5,
         "retries_total{handler=announce}": 1,
         "dead_letters_total{handler=announce,table=public.users}": 1,
         "paused{reason=world,what=announce}": 1,

@@ -409,10 +409,11 @@ class TestExperiments:
 
         assert executor_with(experiments=client).run(work(worker_of(kind, count))).verdicts == (ACK,)
 
-    def test_without_a_client_the_error_says_what_to_configure(self, executor, kind):
+    def test_without_a_client_it_waits_and_says_what_to_configure(self, executor, kind):
         outcome = executor.run(work(worker_of(kind, try_out)))
 
-        assert str(outcome.failures[0].error).startswith("count uses ctx.experiments, and no client is configured")
+        assert (outcome.verdicts, outcome.failures, outcome.pause) == ((NACK,), {}, WORLD_PAUSE)
+        assert outcome.pause_reason.startswith("count uses ctx.experiments, and no client is configured")
 
 
 def test_table_handlers_have_experiments_too(engine, executor_with):
