@@ -21,8 +21,16 @@ from cdc_reactor.reactor import Held
 _FIRST_MESSAGE_ID = "cdc_message_id"
 
 
+# Ours have 32 digits, UUIDs 36 characters, a time-ordered id rarely less than 16.
+_SHORTEST_ID = 16
+
+
 class MessageCause:
-    """A message of an application topic: named by its event's id where its publisher gave one, else by its own."""
+    """A message of an application topic: named by its event's id where its publisher gave one, else by its own.
+
+    An attribute `event_id` of somebody else's may be anything, the name of a kind for one; what is short or has no
+    digit is not taken for an id.
+    """
 
     __slots__ = ("_message",)
 
@@ -31,11 +39,16 @@ class MessageCause:
 
     def identity(self) -> str:
         """Name it, the same whenever it is handled again; empty where it has no id of either kind."""
-        return self._message.attributes.get(EVENT_ID, "") or _message_id(self._message)
+        event_id = self._message.attributes.get(EVENT_ID, "")
+        return event_id if _is_id(event_id) else _message_id(self._message)
 
     def trace(self) -> Mapping[str, str]:
         """Return the attributes that carry its trace on."""
         return trace_of(self._message.attributes)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) >= _SHORTEST_ID and any(map(str.isdigit, text))
 
 
 class BatchCause:

@@ -28,6 +28,7 @@ from cdc_reactor.decoder import Decoder
 from cdc_reactor.errors import MessageRefused, PublishError
 from cdc_reactor.events import EncodedEvent, Publication
 from cdc_reactor.messages import Delivery, Message, Settlement, Verdict
+from cdc_reactor.pubsub import Limits
 from cdc_reactor.reactor import Backoff, Failure, Outcome, Reactor, Router, Work
 from cdc_reactor.runners import Runner, given_back
 from cdc_reactor.telemetry import Telemetry
@@ -54,6 +55,13 @@ class Subscription(Protocol):
 
     def nack(self, deliveries: Sequence[Delivery]) -> None:
         """Give back, in this order."""
+
+    @property
+    def limits(self) -> Limits:
+        """How much is held at most."""
+
+    def widen(self) -> None:
+        """Let more be held, where that is possible."""
 
 
 class Publisher(Protocol):
@@ -207,6 +215,8 @@ class Consumer(ABC):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._is_stuffed():
+            self._subscription.widen()
         wakeup = self._reactor.next_wakeup()
         if wakeup is None:
             return
@@ -217,6 +227,14 @@ class Consumer(ABC):
             # Should the runner have room again although nothing came back.
             self._timer = self._loop.call_at(now + WORLD_RETRY, self.advance)
         # Else as many as may are running, and the next that comes back goes on.
+
+    def _is_stuffed(self) -> bool:
+        """Tell whether all that may be held is here, and cannot be handled now although there are free hands.
+
+        It waits to be tried again, or behind something in its lane; what could be handled does not get in.
+        """
+        limit = self._subscription.limits.max_messages
+        return self._max_running is not None and 0 < limit <= self._reactor.outstanding and self._room() > 0
 
     def _finish(self, work: Work, outcome: Outcome, seconds: float) -> None:
         """Take back a work that ran: publish its events first, where it has any."""

@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -302,7 +302,10 @@ class Daemon:
         """Open the subscriptions of all workers at once: some brokers say nothing for a while."""
         workers, pubsub, telemetry = self._parts.workers, self._settings.pubsub, self._parts.telemetry
         assert self._executor is not None, "it is made before its runners"
-        tasks = TaskRunner(self._executor.start)
+        # A task costs no thread, so there is one for each message. On SQLite one at a time: another would wait for its
+        # lock on the event loop, where the holder could not go on.
+        wanted = sum(worker.max_messages for worker in workers if worker.is_async)
+        tasks = TaskRunner(self._executor.start, 1 if self._is_on_sqlite else max(1, wanted))
         stack.callback(tasks.close)
         self._runners.append(tasks)
         threads = self._worker_threads
@@ -310,7 +313,9 @@ class Daemon:
         of_threads = handlers if is_shared else replace(handlers, **_with(self._thread_runner(threads, stack)))
         of_tasks = replace(handlers, **_with(tasks))
         share = share_of(threads)
-        opening = []
+        opening: list[Coroutine[Any, Any, None]] = []
+        closing: list[Subscription] = []
+        stack.push_async_callback(_close_all, closing)
         for worker in workers:
             subscription = Subscription(
                 connection,
@@ -319,7 +324,7 @@ class Daemon:
                 observer=telemetry.of_subscription(worker.subscription),
                 publish_times=True,
             )
-            stack.push_async_callback(_close, subscription)
+            closing.append(subscription)
             around = of_tasks if worker.is_async else of_threads
             around = replace(
                 around,
@@ -482,6 +487,10 @@ async def _close(subscription: Subscription) -> None:
     await subscription.stop_intake()
     await subscription.drained(1.0)
     await subscription.close()
+
+
+async def _close_all(subscriptions: Sequence[Subscription]) -> None:
+    await asyncio.gather(*map(_close, subscriptions), return_exceptions=True)
 
 
 def _with(runner: Runner) -> dict[str, Any]:

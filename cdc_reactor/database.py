@@ -16,6 +16,9 @@ from cdc_reactor.errors import UsageError, WorldError
 from cdc_reactor.handlers import Handler
 from cdc_reactor.workers import Worker
 
+# How long, in seconds, somebody waits for a connection of the pool.
+_POOL_TIMEOUT = 5.0
+
 
 def open_engine(url: str, *, connections: int | None = None) -> Engine:
     """Open an engine; `postgresql://` means psycopg 3, and a SQLite file's folder is made.
@@ -29,7 +32,12 @@ def open_engine(url: str, *, connections: int | None = None) -> Engine:
         parsed = make_url(url)
         if parsed.drivername in ("postgresql", "postgres"):
             parsed = parsed.set(drivername="postgresql+psycopg")
-        pool = {} if connections is None else {"pool_size": connections, "max_overflow": connections}
+        # Who finds none free tries again a little later, uncounted: better than to stand still for half a minute.
+        pool = (
+            {}
+            if connections is None
+            else {"pool_size": connections, "max_overflow": connections, "pool_timeout": _POOL_TIMEOUT}
+        )
         engine = create_engine(parsed, pool_pre_ping=True, hide_parameters=True, **pool)
     except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
         raise UsageError(

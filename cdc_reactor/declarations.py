@@ -20,7 +20,7 @@ def label_of(function: Any, decorator: str) -> str:
         raise DefinitionError(f"{decorator} decorates a function (def or async def), not {function!r}")
     label = f"{function.__code__.co_filename}:{function.__code__.co_firstlineno} {function.__name__}"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise DefinitionError(f"{label}: a handler with `yield` in it would never run; publish by ctx.publish")
+        raise DefinitionError(f"{label}: a function with `yield` in it would never run; publish by ctx.publish")
     return label
 
 
@@ -78,6 +78,18 @@ def check_options(label: str, given: Iterable[str], known: Iterable[str]) -> Non
             near = get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(names)}"
             raise DefinitionError(f"{label}: there is no option {name!r}{hint}")
+
+
+def check_text(label: str, option: str, value: object) -> None:
+    """Refuse what is no text."""
+    if not isinstance(value, str):
+        raise DefinitionError(f"{label}: {option}={value!r} must be text")
+
+
+def check_truth(label: str, option: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise DefinitionError(f"{label}: {option}={value!r} must be True or False")
 
 
 def check_two_parameters(label: str, function: Callable[..., Any], wanted: str) -> None:

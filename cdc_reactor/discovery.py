@@ -26,8 +26,8 @@ from cdc_reactor.events import Encoding, Event, EventType, ProtobufEvent, event_
 from cdc_reactor.handlers import Handler
 from cdc_reactor.workers import Worker
 
-#: Where handlers and workers are, unless somebody says otherwise; one of the two need not be there.
-DEFAULT_TARGETS = ("table_handlers", "workers")
+#: Where handlers, workers and events are, unless somebody says otherwise; not all of them need be there.
+DEFAULT_TARGETS = ("table_handlers", "workers", "events")
 
 #: Where installed packages announce modules of handlers; the value of such an entry point is a module or package.
 ENTRY_POINTS = "cdc_reactor.handlers"
@@ -90,16 +90,22 @@ def discover(targets: Sequence[str], *, entry_points: bool = True) -> Discovery:
 
 
 def present(targets: Sequence[str]) -> list[str]:
-    """Leave out the default that is not there, where there is the other one; all else is as it was given."""
+    """Of the defaults, return those that are here, else those that are installed; all else is as it was given.
+
+    Raises:
+        UsageError: none of the defaults is anywhere.
+    """
     if tuple(targets) != DEFAULT_TARGETS:
         return list(targets)
-    return [target for target in targets if is_present(target)] or [DEFAULT_TARGETS[0]]
-
-
-def is_present(name: str) -> bool:
-    """Tell whether a package or module can be imported, without importing it."""
-    # The current directory is looked at first, as it is when the module is imported.
-    return Path(name).is_dir() or Path(f"{name}.py").is_file() or importlib.util.find_spec(name) is not None
+    here = [name for name in targets if Path(name).is_dir() or Path(f"{name}.py").is_file()]
+    # Anybody's package may be called events.
+    found = here or [name for name in targets if name != "events" and importlib.util.find_spec(name) is not None]
+    if not found:
+        raise UsageError(
+            f"there is neither table_handlers nor workers, neither in {Path.cwd()} nor installed. Begin one: "
+            "cdc-reactor new table-handler, or cdc-reactor new worker; or name yours: --handlers NAME"
+        )
+    return found
 
 
 def load_handlers(targets: Sequence[str]) -> Discovery:
@@ -107,9 +113,7 @@ def load_handlers(targets: Sequence[str]) -> Discovery:
     found = discover([] if list(targets) == ["none"] else targets)
     if found.failures:
         lines = "\n  ".join(str(failure) for failure in found.failures)
-        raise UsageError(
-            f"{len(found.failures)} handler module(s) cannot be imported; mend them or leave them out:\n  {lines}"
-        )
+        raise UsageError(f"{len(found.failures)} module(s) cannot be imported; mend them or leave them out:\n  {lines}")
     _check_names([*found.handlers, *found.workers])
     _check_subscriptions(found.workers)
     _check_topics(found.events)
@@ -121,10 +125,11 @@ def _check_names(declared: Sequence[Handler[Any] | Worker[Any]]) -> None:
     for each in declared:
         namesake = names.setdefault(each.name, each)
         if namesake is not each:
-            kind = "workers" if isinstance(each, Worker) and isinstance(namesake, Worker) else "handlers"
+            are_workers = isinstance(each, Worker) and isinstance(namesake, Worker)
+            kind, decorator = ("workers", "@subscribes") if are_workers else ("handlers", "@handles")
             raise UsageError(
                 f"two {kind} are named {each.name!r}: {namesake.place} and {each.place}; a report tells them "
-                'apart by name alone. Rename one, or name it: @handles(…, name="…")'
+                f'apart by name alone. Rename one, or name it: {decorator}(…, name="…")'
             )
 
 
@@ -176,7 +181,8 @@ class _Search:
         self.workers.update((id(worker), worker) for worker in workers)
         self.events.update(worker.event_type for worker in workers)
         self.events.update(event_type(value) for value in values if _is_event(value))
-        if not (handlers or workers) and None not in modules:
+        has_events = any(map(_is_event, values))
+        if not (handlers or workers or has_events) and None not in modules:
             self.empty.append(target)
 
     def look_into_installed(self) -> None:

@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import NamedTuple
 
 from cdc_reactor.errors import PublishError, ReactorError, UsageError
@@ -99,7 +100,8 @@ class EventThread:
         It may be running a callback of whoever published, or waiting for credentials; then it ends after that.
         """
         self._was_stopped = True
-        self._loop.call_soon_threadsafe(self._stop_soon)
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._stop_soon)
         if self.is_current():
             return False
         self._thread.join(patience)
@@ -130,7 +132,10 @@ class EventThread:
         """Connect, unless that is done; where it fails, so does what waits for it, and the next message tries again."""
         if self._publisher is None and self._handed:
             try:
-                self._connection = await _connected(self._address)
+                async with asyncio.timeout(self._timeout):
+                    self._connection = await _connected(self._address)
+            except TimeoutError:
+                self._fail_handed(PublishError(f"there was no connection to Pub/Sub within {self._timeout:g} s"))
             except ReactorError as error:
                 self._fail_handed(error)
             except Exception as error:  # noqa: BLE001 - the thread must go on: futures wait for it

@@ -20,6 +20,7 @@ from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import TypeVar, Unpack
 
+from cdc_reactor.declarations import check_options
 from cdc_reactor.errors import DecodeError, DefinitionError, ReactorError
 from cdc_reactor.messages import NO_ATTRIBUTES, Message
 from cdc_reactor.validation import told
@@ -51,6 +52,8 @@ class Event(BaseModel):
     def __init_subclass__(
         cls, *, topic: str | None = None, key: str | None = None, **kwargs: Unpack[ConfigDict]
     ) -> None:
+        check_options(cls.__name__, kwargs, ("topic", "key", *ConfigDict.__annotations__))
+        check_options(cls.__name__, kwargs, ("topic", "key", *ConfigDict.__annotations__))
         # `topic` and `key` are read by __pydantic_init_subclass__, once the fields are known.
         super().__init_subclass__(**kwargs)
 
@@ -202,6 +205,9 @@ class EventType(Generic[E]):
             return cast("Any", self.model).model_validate_json(data)  # type: ignore[no-any-return]
         except ValidationError as error:
             raise DecodeError(f"{self.name} ({self.topic}): {told(error, cast('Any', self.model))}") from None
+        except Exception as error:
+            # A validator of the team's own; its text may hold what was sent.
+            raise DecodeError(f"{self.name} ({self.topic}): a validator raised {type(error).__name__}") from error
 
     def _read_by(self, parse: Callable[[Message], E], message: Message) -> E:
         name = getattr(parse, "__name__", type(parse).__name__)
@@ -228,8 +234,7 @@ def event_type(
         DefinitionError: a topic or a parser is missing, or one is given that does not belong there.
     """
     label = label or getattr(source, "__name__", repr(source))
-    if inspect.iscoroutinefunction(parse):
-        raise DefinitionError(f"{label}: parse must be a plain def; what must be waited for belongs into the worker")
+    _check_parser(label, source, parse)
     if isinstance(source, ProtobufEvent):
         _refuse_topic(label, topic, source.topic)
         return EventType(source.topic, source.model, source.encoding, parse, source.key_field)
@@ -245,15 +250,30 @@ def event_type(
         raise DefinitionError(f'{label}: {source.__name__} is bound to no topic; add topic="…"')
     check_topic(label, topic)
     if source is Message:
-        return EventType(topic, source, Encoding.RAW if parse is None else Encoding.CUSTOM, parse)
+        if parse is not None:
+            raise DefinitionError(
+                f"{label}: Message is the untouched message; with parse, name the class that it makes"
+            )
+        return EventType(topic, source, Encoding.RAW)
     if is_protobuf(source):
         return EventType(topic, source, Encoding.PROTOBUF, parse)
     if parse is None:
         raise DefinitionError(
-            f"{label}: nobody knows how to read a {source.__name__}; make it an Event, or add parse=, a function from "
+            f"{label}: nobody knows how to read {source.__name__}; make it an Event, or add parse=, a function from "
             f"the Message to a {source.__name__}"
         )
     return EventType(topic, source, Encoding.CUSTOM, parse)
+
+
+def _check_parser(label: str, source: object, parse: object) -> None:
+    if parse is None:
+        return
+    if not callable(parse):
+        raise DefinitionError(f"{label}: parse={parse!r} must be a function that is given the Message")
+    if inspect.iscoroutinefunction(parse):
+        raise DefinitionError(f"{label}: parse must be a plain def; what must be waited for belongs into the worker")
+    if source is Message:
+        raise DefinitionError(f"{label}: Message is the untouched message; with parse, name the class that it makes")
 
 
 def _refuse_topic(label: str, given: str, own: str) -> None:

@@ -27,7 +27,7 @@ from cdc_reactor.errors import DecodeError, HandlerTimeout, Reject, Retry, Sende
 from cdc_reactor.events import Publication
 from cdc_reactor.experiments import ExperimentClient
 from cdc_reactor.failures import WORLD_PAUSE, judge, place_of, world_reason
-from cdc_reactor.handler_threads import AsyncThread, Race, Timed, TimedThread, in_time, refuse_awaitable
+from cdc_reactor.handler_threads import AsyncThread, LeftBehind, Race, Timed, TimedThread, in_time, refuse_awaitable
 from cdc_reactor.handlers import Handler
 from cdc_reactor.messages import Verdict
 from cdc_reactor.reactor import Failure, Outcome, Work
@@ -66,6 +66,7 @@ class Executor:
         self._workers = WorkerExecution(self._resources)
         self._local = threading.local()
         self._threads: list[TimedThread] = []
+        self._left = LeftBehind()
         self._async: AsyncThread | None = None
         self._lock = threading.Lock()
 
@@ -117,7 +118,12 @@ class Executor:
         def run(race: Race) -> list[Publication]:
             about = {"table": str(handler.table_id)}
             with Transaction(
-                self._resources, handler=handler.name, about=about, attempt=attempt, cause=cause
+                self._resources,
+                handler=handler.name,
+                about=about,
+                attempt=attempt,
+                cause=cause,
+                on_loop=handler.is_async,
             ) as transaction:
                 result = handler(cause.batch(), transaction.ctx)
                 if handler.is_async:
@@ -136,12 +142,15 @@ class Executor:
         race = Race()
         if timed.timeout is None:
             return run(race)
+        self._left.check(timed)
+        thread = self._timed_thread()
         try:
-            return self._timed_thread().call(lambda: run(race), timed, race)
+            return thread.call(lambda: run(race), timed, race)
         except HandlerTimeout:
             with self._lock, suppress(ValueError):
-                self._threads.remove(self._local.thread)
+                self._threads.remove(thread)
             self._local.thread = None
+            self._left.add(timed, thread)
             raise
 
     def _timed_thread(self) -> TimedThread:

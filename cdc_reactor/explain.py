@@ -25,7 +25,7 @@ from cdc_reactor.captures import Capture, Element, Unreadable, find_captures
 from cdc_reactor.changes import CHANGE_OF, Row, RowReader, _Change, _without, column_of
 from cdc_reactor.columns import Placeholder
 from cdc_reactor.decoder import Decoder
-from cdc_reactor.discovery import DEFAULT_TARGETS, Discovery, discover, is_present, load_handlers
+from cdc_reactor.discovery import DEFAULT_TARGETS, Discovery, discover, load_handlers, present
 from cdc_reactor.envelope import Drop, Envelope, Lsn, Operation, RowImage, RowSchema, parse_json, read_image
 from cdc_reactor.errors import DecodeError, DefinitionError, ImageUnavailable, ReactorError, SenderError, UsageError
 from cdc_reactor.forms import _is_with_schema
@@ -147,7 +147,10 @@ def run(options: Options) -> int:
 
 def _default_handlers() -> Sequence[str]:
     """Do without handlers where nobody named any and there are none yet."""
-    return DEFAULT_TARGETS if any(map(is_present, DEFAULT_TARGETS)) else ["none"]
+    try:
+        return present(DEFAULT_TARGETS)
+    except UsageError:
+        return ["none"]
 
 
 # ── which message ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -84,9 +84,20 @@ def world_reason(error: BaseException) -> str | None:
             f"the database is not set up for this handler: {str(error.orig).strip().partition(chr(10))[0]}; run its "
             "migrations (replay: --create-tables), or grant what it needs"
         )
+    return _reason_to_wait(error)
+
+
+def _reason_to_wait(error: BaseException) -> str | None:
     if isinstance(error, NoFreeConnection):
         return "no database connection became free"
+    if isinstance(error, DBAPIError) and _is_lock_timeout(error):
+        return "another run holds rows that this one needs (where an async def uses ctx.session: make it a plain def)"
     return None
+
+
+def _is_lock_timeout(error: DBAPIError) -> bool:
+    """Tell a wait that took too long from `NOWAIT`, which has the same SQLSTATE and is the statement's own wish."""
+    return getattr(error.orig, "sqlstate", None) == "55P03" and "lock timeout" in str(error.orig)
 
 
 # SQLSTATE classes of trouble that is not the statement's: connection, resources, operator intervention, system.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-from cdc_reactor.errors import HandlerTimeout
+from cdc_reactor.errors import HandlerTimeout, WorldError
 
 T = TypeVar("T")
 
@@ -96,6 +96,11 @@ class TimedThread:
         """End the thread once it has nothing to do."""
         self._calls.put(None)
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._thread.is_alive()
+
     def _serve(self) -> None:
         while (call := self._calls.get()) is not None:
             function, answers = call
@@ -122,6 +127,39 @@ class _Answer(Generic[T]):
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]  # a result of T where there is no error
+
+
+# How many runs of one function may be out that did not come back in time.
+_MOST_LEFT = 8
+
+
+class LeftBehind:
+    """Threads that were given up and have not ended, by the function that they run; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads: dict[str, list[TimedThread]] = {}
+
+    def add(self, timed: Timed, thread: TimedThread) -> None:
+        """Remember a thread that did not come back."""
+        with self._lock:
+            self._threads.setdefault(timed.name, []).append(thread)
+
+    def check(self, timed: Timed) -> None:
+        """Refuse another run of a function that has too many of them out: threads and connections would run out.
+
+        Raises:
+            WorldError: it has.
+        """
+        if timed.name not in self._threads:
+            return
+        with self._lock:
+            alive = self._threads[timed.name] = [t for t in self._threads[timed.name] if t.is_alive]
+        if len(alive) >= _MOST_LEFT:
+            raise WorldError(
+                f"{len(alive)} runs of {timed.name} did not come back after their timeout and are still out; it waits "
+                f"until one does. Give what it calls timeouts of their own ({timed.place})"
+            )
 
 
 async def in_time(timed: Timed, awaitable: Awaitable[T]) -> T:

@@ -20,6 +20,12 @@ from cdc_reactor.messages import Delivery, Settlement
 EVERY_LANE: Final = object()
 
 
+class Lone(tuple[Hashable, ...]):
+    """The lane of one message alone: nothing else is ever in it, and parking it would keep nothing back."""
+
+    __slots__ = ()
+
+
 class Consumer(Protocol):
     """What the reactor needs to know of a handler; read-only."""
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 from msgspec import Struct
 from sqlalchemy import Column, CursorResult, DateTime, Insert, MetaData, String, Table, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from cdc_reactor.causes import MessageCause
@@ -104,18 +105,25 @@ class Delivery:
         if self._sink is None:
             for notification in due:
                 ctx.publish(notification, topic=self._topic)
-        return self._after_commit(due, ours, claim) if due else None
+        if not due or (self._sink is None and isinstance(self._memory, _InDatabase)):
+            return None
+        return self._after_commit(due, ours, claim, ctx)
 
     def _after_commit(
-        self, due: Sequence[Notification], ours: AbstractSet[str], claim: _Claim
-    ) -> Callable[[], None] | None:
+        self, due: Sequence[Notification], ours: AbstractSet[str], claim: _Claim, ctx: Context
+    ) -> Callable[[], None]:
         sink, memory = self._sink, self._memory
-        if sink is None and isinstance(memory, _InDatabase):
-            return None
+        let_go = memory.release(ours, claim, ctx) if sink is not None and ours else None
 
         def finish() -> None:
             if sink is not None:
-                sink(due)
+                try:
+                    sink(due)
+                except BaseException:
+                    # Nobody was told: another message with the key must not be left out because of this one.
+                    if let_go is not None:
+                        let_go()
+                    raise
             memory.confirm(ours, claim)
 
         return finish
@@ -164,6 +172,9 @@ class _Memory(Protocol):
     def confirm(self, keys: Iterable[str], claim: _Claim) -> None:
         """Note that the run has committed, and its sink has taken what it was given."""
 
+    def release(self, keys: Iterable[str], claim: _Claim, ctx: Context) -> Callable[[], None]:
+        """Return what gives the keys back after the commit, where the sink refused; it raises nothing."""
+
 
 class _InDatabase:
     """Rows in the run's own transaction, which confirms or undoes them; thread-safe."""
@@ -181,6 +192,20 @@ class _InDatabase:
 
     def confirm(self, keys: Iterable[str], claim: _Claim) -> None:
         pass
+
+    def release(self, keys: Iterable[str], claim: _Claim, ctx: Context) -> Callable[[], None]:
+        bind = ctx.session.get_bind()
+        is_ours = _sent.c.dedupe_key.in_(list(keys)) & (_sent.c.cause == claim.cause)
+
+        def let_go() -> None:
+            try:
+                with Session(bind) as session:
+                    session.execute(delete(_sent).where(is_ours))
+                    session.commit()
+            except SQLAlchemyError as error:
+                ctx.log.warning("keys of notifications that were not sent stay taken (%s)", type(error).__name__)
+
+        return let_go
 
     def _prune(self, session: Session, now: datetime) -> None:
         """Delete some of the expired rows now and then, and at every run while there are more of them."""
@@ -265,6 +290,10 @@ class _InProcess:
                 if taken is not None and taken.claim.cause == claim.cause:
                     taken.is_confirmed = True
             self._confirmed.notify_all()
+
+    def release(self, keys: Iterable[str], claim: _Claim, ctx: Context) -> Callable[[], None]:  # noqa: ARG002 - as _Memory
+        # What is not confirmed is nobody's.
+        return lambda: None
 
     def _patience_with(self, key: str, claim: _Claim) -> float:
         """Tell for how many seconds another run is to be waited for, which may yet confirm this key."""

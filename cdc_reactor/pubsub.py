@@ -74,6 +74,12 @@ class Limits(msgspec.Struct, frozen=True):
     linger: float = 0.010
 
 
+#: How far a subscription is widened at most, in messages.
+WIDEST = 1_000
+
+_WIDENED = "more room is needed"
+
+
 class Observer(Protocol):
     """What a subscription tells of itself: once a request or a stream, never once a message."""
 
@@ -123,7 +129,7 @@ class Subscription:
         publish_times: bool = False,
     ) -> None:
         self.path = connection.subscription_path(name)
-        self.limits = limits = limits or Limits()
+        self.limits = self._given_limits = limits = limits or Limits()
         self.observer = observer or Unobserved()
         #: What the broker says of it; None where we may receive and not ask.
         self.info: SubscriptionInfo | None = None
@@ -276,6 +282,17 @@ class Subscription:
         messages, size_bytes = max(self.held, self._unsettled), max(self.held_bytes, self._unsettled_bytes)
         return 0 < limits.max_messages <= messages or 0 < limits.max_bytes <= size_bytes
 
+    def widen(self) -> None:
+        """Let twice as many messages be held, WIDEST at most, because what is held cannot be handled now.
+
+        The stream is opened again for that, and with the given limits once it ends by itself.
+        """
+        wider = min(WIDEST, 2 * self.limits.max_messages)
+        if self.limits.max_messages < wider and self._stream is not None:
+            self.limits = msgspec.structs.replace(self.limits, max_messages=wider)
+            self._stream.cut(_WIDENED)
+            self._look_for_room()
+
     async def has_room(self) -> None:
         """Wait until flow control lets us read on."""
         while self.is_full() and not self._is_stopping:
@@ -323,6 +340,8 @@ class Subscription:
                     return
                 if stream.was_heard:
                     pauses.reset()
+                if reason != _WIDENED:
+                    self.limits = self._given_limits
                 self._recognition.stream_reopened(asyncio.get_running_loop().time())
                 self.observer.reconnected(reason)
                 await asyncio.sleep(next(pauses))
@@ -389,6 +408,12 @@ class _Stream:
             await cancel_all(*watchers)
             self._heard.set()
         return "the broker ended it"
+
+    def cut(self, reason: str) -> None:
+        """End the stream; another is opened."""
+        if self._call is not None and not self._call.done():
+            self._cut_because = reason
+            self._call.cancel()
 
     async def wait_until_heard(self, seconds: float) -> None:
         """Wait until the broker took the stream or refused it, or the time is over."""

@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import msgspec
 
 from cdc_reactor.events import EncodedEvent, Publication
-from cdc_reactor.lanes import EVERY_LANE, Consumer, Failure, Held, Queue, Route, key_of
+from cdc_reactor.lanes import EVERY_LANE, Consumer, Failure, Held, Lone, Queue, Route, key_of
 from cdc_reactor.messages import Delivery, Settlement, Verdict
 from cdc_reactor.redelivery import Awaited
 
@@ -348,7 +348,7 @@ class Reactor:
         if queue.consumer.on_poison == "halt":
             queue.halted = failure
             return 0.0
-        if queue.consumer.on_poison == "park":
+        if queue.consumer.on_poison == "park" and not isinstance(held.lane, Lone):
             queue.parked.add(held.lane)
         queue.attempts.pop(key, None)
         name = queue.consumer.name
@@ -530,5 +530,5 @@ class Reactor:
 
 def _parked(held: Held, queue: Queue) -> Settlement:
     return Settlement(
-        held.delivery, Verdict.DEAD_LETTER, "an earlier change of this row is parked", None, queue.consumer.name
+        held.delivery, Verdict.DEAD_LETTER, "what came before it in its lane is parked", None, queue.consumer.name
     )

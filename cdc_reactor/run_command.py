@@ -28,9 +28,10 @@ from cdc_reactor.daemon import Daemon, Parts, Started
 from cdc_reactor.database import check, create_tables, metadata_of, open_engine
 from cdc_reactor.discovery import Discovery, load_handlers, present
 from cdc_reactor.dispatcher import check_subscriptions, chosen
-from cdc_reactor.errors import UsageError
+from cdc_reactor.errors import ReactorError, UsageError
 from cdc_reactor.events import declared_topics
 from cdc_reactor.experiments import ExperimentClient
+from cdc_reactor.failures import place_of
 from cdc_reactor.handlers import Handler
 from cdc_reactor.imports import load_object
 from cdc_reactor.pubsub_connection import SubscriptionInfo
@@ -62,8 +63,11 @@ def run(settings: Settings) -> int:
 def _parts(settings: Settings, found: Discovery) -> Parts:
     handlers = found.handlers if settings.run.groups is None else ()
     workers = chosen(found.workers, settings.run.groups)
-    if handlers:
-        check_subscriptions(workers, settings)
+    if found.handlers:
+        check_subscriptions(found.workers, settings)
+    elif found.workers and not workers:
+        groups = ", ".join(sorted({worker.group for worker in found.workers}))
+        raise UsageError(f"there are no table handlers, and all workers are dedicated: add --group NAME, of {groups}")
     tables = metadata_of([*handlers, *workers])
     url = _database_url(settings, tables)
     # One for each thread that runs something; async workers take from what may be opened beyond that.
@@ -90,8 +94,17 @@ def _experiments(settings: Settings) -> ExperimentClient | None:
     if settings.experiments is None:
         return None
     client = load_object("experiments", settings.experiments)
-    if isinstance(client, type) or (callable(client) and not hasattr(client, "begin")):
-        client = client()
+    try:
+        if isinstance(client, type) or (callable(client) and not hasattr(client, "begin")):
+            client = client()
+    except ReactorError:
+        raise
+    except Exception as error:
+        place = place_of(error)
+        raise UsageError(
+            f"experiments = {settings.experiments} failed: {type(error).__name__}{place and f' at {place}'}; mend it, "
+            'or set experiments = "none"'
+        ) from error
     if not hasattr(client, "begin"):
         raise UsageError(f"experiments = {settings.experiments} is no ExperimentClient: it has no begin()")
     # What it needs is looked at now, and not when the first message comes.
@@ -136,6 +149,8 @@ def _set_up_logs(settings: Settings) -> None:
     is_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(_JsonFormatter() if is_json else logging.Formatter(_LINE, "%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # It tells of each attempt what we tell once.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("cdc_reactor").setLevel(_LEVELS[settings.log.level])
 
 
@@ -153,7 +168,7 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name in ("handler", "table"):
+        for name in ("handler", "table", "topic"):
             if hasattr(record, name):
                 line[name] = getattr(record, name)
         if record.exc_info:

@@ -65,7 +65,7 @@ _HOST_AND_PORT = Text("HOST:PORT without http://, such as 127.0.0.1:8085", r"(\[
 _ENDPOINT = Text(
     "HOST or HOST:PORT without https://, such as europe-west1-pubsub.googleapis.com:443", r"[\w.\-]+(:\d{1,5})?"
 )
-_IMPORT = Text("MODULE:NAME, such as acme.push:send", r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_IMPORT = Text("MODULE:NAME, such as acme.parts:name", r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _DATABASE = Secret("sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE", r"[A-Za-z][\w+.\-]*://\S*")
 
 UnknownTable = Literal["ack", "dead-letter", "stop"]
@@ -234,8 +234,9 @@ class Settings(_Section):
     """Everything that can be set. `Settings()` is the defaults and reads nothing; `load` reads what is set."""
 
     handlers: Annotated[list[str], Texts(Text("a package, a file or none"))] = Field(
-        ["table_handlers", "workers"],
-        description='Packages and files with handlers and workers; "none" for none. One of the default may be missing.',
+        ["table_handlers", "workers", "events"],
+        description='Packages and files with handlers, workers and events; "none" for none. '
+        "Of the default, some may be missing.",
     )
     database_url: Annotated[SecretStr | None, Maybe(_DATABASE)] = Field(
         None,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from cdc_reactor.errors import UsageError
 from cdc_reactor.pubsub_connection import Connection, SubscriptionInfo, is_denied
 from cdc_reactor.workers import Worker
 
 _log = logging.getLogger("cdc_reactor")
+
+T = TypeVar("T")
+
+_AT_ONCE = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,14 +40,16 @@ async def create_missing(connection: Connection, needs: Needs, *, ack_deadline: 
     """Create topics and subscriptions that are not there."""
     own = [needs.topic] if needs.changes else []
     of_workers = [worker.topic for worker in needs.workers]
-    for topic in dict.fromkeys([*own, *needs.dead_letter_topics, *needs.topics, *of_workers]):
-        await connection.create_topic(topic)
-    for name in needs.changes:
-        await connection.create_subscription(name, needs.topic, ordering=True, ack_deadline=ack_deadline)
-    for worker in needs.workers:
-        await connection.create_subscription(
-            worker.subscription, worker.topic, ordering=worker.ordered, ack_deadline=ack_deadline
-        )
+    topics = dict.fromkeys([*own, *needs.dead_letter_topics, *needs.topics, *of_workers])
+    await _some_at_once([connection.create_topic(topic) for topic in topics])
+    wanted = [(name, needs.topic, True) for name in needs.changes]
+    wanted += [(worker.subscription, worker.topic, worker.ordered) for worker in needs.workers]
+    await _some_at_once(
+        [
+            connection.create_subscription(name, topic, ordering=ordering, ack_deadline=ack_deadline)
+            for name, topic, ordering in wanted
+        ]
+    )
 
 
 async def check_needs(connection: Connection, needs: Needs) -> list[tuple[str, SubscriptionInfo | None]]:
@@ -52,7 +59,7 @@ async def check_needs(connection: Connection, needs: Needs) -> list[tuple[str, S
         UsageError: a subscription or topic is missing, is of another topic than its worker reads, or may not be used.
     """
     names = [*needs.changes, *(worker.subscription for worker in needs.workers)]
-    found = [(name, await _look_at(connection, name)) for name in names]
+    found = list(zip(names, await _some_at_once([_look_at(connection, name) for name in names]), strict=True))
     topics = {worker.subscription: worker for worker in needs.workers}
     for name, info in found:
         if info is not None:
@@ -60,6 +67,17 @@ async def check_needs(connection: Connection, needs: Needs) -> list[tuple[str, S
     for topic in needs.dead_letter_topics:
         await _check_dead_letter_topic(connection, topic)
     return found
+
+
+async def _some_at_once(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Make calls, a few at a time: hundreds one by one take long where each takes a while."""
+    answers: list[T | BaseException] = []
+    for first in range(0, len(calls), _AT_ONCE):
+        answers += await asyncio.gather(*calls[first : first + _AT_ONCE], return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return cast("list[T]", answers)
 
 
 def _check_subscription(name: str, info: SubscriptionInfo, worker: Worker[Any] | None) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
 from cdc_reactor.errors import WorldError
@@ -43,14 +43,18 @@ class Resources:
     delivery: NotificationDelivery | None = None
 
 
+# How long a run on the event loop waits for a lock: whoever holds it may be a run that cannot go on until we give up.
+_LOOP_LOCK_TIMEOUT_MS = 1_000
+
+
 class Transaction:
     """One run: `ctx` for the handler, then `finish`, and `close` in any case (`with` does that).
 
     The session is opened where `ctx.session` is first used. It may be used in one thread after another, never in two at
-    once; so may this.
+    once; so may this. Where the function runs `on_loop`, as a task among others, it waits for locks a moment only.
     """
 
-    __slots__ = ("_allocations", "_resources", "_session", "ctx")
+    __slots__ = ("_allocations", "_is_on_loop", "_resources", "_session", "ctx")
 
     def __init__(
         self,
@@ -61,8 +65,10 @@ class Transaction:
         attempt: int,
         cause: Cause,
         message: Message | None = None,
+        on_loop: bool = False,
     ) -> None:
         self._resources = resources
+        self._is_on_loop = on_loop
         self._session: Session | None = None
         self._allocations: Allocations | None = None
         self.ctx = Context(
@@ -116,7 +122,10 @@ class Transaction:
                 raise WorldError(
                     f"{self.ctx.handler} uses ctx.session and no database is given; add --database-url URL"
                 )
-            self._session = Session(self._resources.engine)
+            self._session = session = Session(self._resources.engine)
+            if self._is_on_loop and self._resources.engine.dialect.name == "postgresql":
+                # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
+                session.execute(text(f"SET LOCAL lock_timeout = {_LOOP_LOCK_TIMEOUT_MS}"))
         return self._session
 
     def _open_experiments(self) -> Allocations:

@@ -100,6 +100,7 @@ class WorkerExecution:
             attempt=work.attempt,
             cause=MessageCause(message),
             message=message,
+            on_loop=worker.is_async,
         )
 
     def _finish(self, worker: Worker[Any], result: object, transaction: Transaction) -> list[Publication]:

@@ -20,7 +20,9 @@ from typing_extensions import TypedDict, TypeVar, Unpack
 from cdc_reactor.declarations import (
     check_choice,
     check_options,
+    check_text,
     check_timeout,
+    check_truth,
     check_two_parameters,
     check_whole,
     first_annotation,
@@ -178,7 +180,7 @@ def subscribes(
 def subscribes(
     event: Any,
     *,
-    subscription: str,
+    subscription: str = "",
     topic: str = "",
     parse: Callable[[Message], Any] | None = None,
     **options: Unpack[WorkerOptions],
@@ -233,7 +235,7 @@ def notifies(
 def notifies(
     event: Any,
     *,
-    subscription: str,
+    subscription: str = "",
     topic: str = "",
     parse: Callable[[Message], Any] | None = None,
     **options: Unpack[WorkerOptions],
@@ -275,9 +277,18 @@ def _declare(
 
 
 def _check_options(label: str, subscription: str, options: WorkerOptions) -> None:
-    check_options(label, options, WorkerOptions.__annotations__)
+    check_options(label, options, ("subscription", "topic", "parse", *WorkerOptions.__annotations__))
+    if subscription == "":
+        raise DefinitionError(f'{label}: name whose messages it wants: subscription="…"')
     if not isinstance(subscription, str) or not _SUBSCRIPTION.fullmatch(subscription):
-        raise DefinitionError(f"{label}: subscription={subscription!r} is no legal Pub/Sub name")
+        raise DefinitionError(
+            f"{label}: subscription={subscription!r} is no legal Pub/Sub name: a letter, then 2 to 254 letters, digits "
+            "or any of -._~+%, not beginning with goog"
+        )
+    for option in ("name", "owner", "group"):
+        check_text(label, option, options.get(option, "x"))
+    for option in ("dedicated", "ordered"):
+        check_truth(label, option, options.get(option, False))
     for option in ("max_messages", "max_attempts"):
         check_whole(label, option, options.get(option, 1))
     check_timeout(label, options.get("timeout"))
@@ -288,6 +299,8 @@ def _check_options(label: str, subscription: str, options: WorkerOptions) -> Non
         raise DefinitionError(
             f"{label}: group={options.get('group')!r} must be small letters, digits and hyphens, 63 at most"
         )
+    if options.get("dedicated") and options.get("group", DEFAULT_GROUP) == DEFAULT_GROUP:
+        raise DefinitionError(f'{label}: dedicated=True needs a group that a process can name: group="…"')
 
 
 def _check_parameters(label: str, function: Callable[..., Any], kind: EventType[Any]) -> None:

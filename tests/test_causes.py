@@ -66,10 +66,10 @@ def seen(cause: BatchCause) -> Change[Any] | None:
 
 class TestMessages:
     def test_an_event_is_named_by_its_own_id_so_that_publishing_it_twice_changes_nothing(self):
-        first = Message(b"", {EVENT_ID: "e1"}, message_id="1")
-        again = Message(b"", {EVENT_ID: "e1"}, message_id="2")
+        first = Message(b"", {EVENT_ID: "0f3a91c2d47b5e68"}, message_id="1")
+        again = Message(b"", {EVENT_ID: "0f3a91c2d47b5e68"}, message_id="2")
 
-        assert (MessageCause(first).identity(), MessageCause(again).identity()) == ("e1", "e1")
+        assert (MessageCause(first).identity(), MessageCause(again).identity()) == ("0f3a91c2d47b5e68",) * 2
 
     def test_without_one_the_message_is_named_by_its_id_and_a_dead_letter_by_its_first(self):
         plain = MessageCause(Message(b"", message_id="7"))
@@ -283,3 +283,8 @@ class TestIds:
             waiting = [h for h in waiting if h not in done] or users(*range(12))
 
         assert [causes for causes in cause_of.values() if len(causes) > 1] == []
+
+
+@pytest.mark.parametrize("event_id", ["user_signed_up", "7", "", "order-42/v7"])
+def test_an_attribute_that_may_be_no_id_is_not_taken_for_one(event_id):
+    assert MessageCause(Message(b"", {EVENT_ID: event_id}, message_id="m1")).identity() == "m1"

@@ -275,7 +275,7 @@ def test_parked_poison_takes_all_later_changes_of_its_row_along_in_order(stage):
     assert [dict(letter.attributes).get("cdc_error_class") for letter in stage.letters()] == ["RuntimeError"] + [
         None
     ] * 3
-    assert stage.letters()[1].attributes["cdc_error"] == "an earlier change of this row is parked"
+    assert stage.letters()[1].attributes["cdc_error"] == "what came before it in its lane is parked"
 
 
 def test_a_halted_handler_keeps_its_change_leased_and_gets_it_again_after_a_restart(stage):

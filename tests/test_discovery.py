@@ -326,7 +326,7 @@ def test_workers_and_the_types_of_topics_are_found(here):
         ({"table_handlers": USERS}, ["table_handlers"]),
         ({"workers": WORKERS}, ["workers"]),
         ({"table_handlers": USERS, "workers": WORKERS}, ["table_handlers", "workers"]),
-        ({}, ["table_handlers"]),
+        ({"events": WORKERS}, ["events"]),
     ],
 )
 def test_of_the_default_one_may_be_missing(here, monkeypatch, files, expected):
@@ -338,6 +338,15 @@ def test_of_the_default_one_may_be_missing(here, monkeypatch, files, expected):
 
     assert present(DEFAULT_TARGETS) == expected
     assert present(["somewhere", "workers"]) == ["somewhere", "workers"]
+
+
+def test_where_there_is_none_of_the_default_it_is_told_how_to_begin(here, monkeypatch):
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not (Path(p or ".") / "table_handlers").exists()])
+    for name in DEFAULT_TARGETS:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    with pytest.raises(UsageError, match=r"there is neither table_handlers nor workers, .* Begin one: cdc-reactor new"):
+        load_handlers(DEFAULT_TARGETS)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ class TestAWrongDeclaration:
             yield Greeted(user_id=1)
 
         for wrong in (generator, async_generator):
-            with pytest.raises(DefinitionError, match="a handler with `yield` in it would never run; publish by ctx"):
+            with pytest.raises(DefinitionError, match="a function with `yield` in it would never run; publish by ctx"):
                 handles(User)(wrong)
 
 

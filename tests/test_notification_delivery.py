@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class TestADedupeKey:
 
     def test_is_shared_by_all_workers(self, stage: Stage):
         # One event, two subscriptions: both are given the same event id.
-        fact = message("m1", event_id="e1")
+        fact = message("m1", event_id="0f3a91c2d47b5e68")
         delivery = stage.delivery()
 
         assert stage.run(delivery, fact, welcome(), handler="greet") == [welcome()]
@@ -196,10 +197,12 @@ class TestAMessageThatComesAgain:
 
     def test_is_known_by_its_event_id_first_then_by_the_id_that_a_dead_letter_kept(self, stage: Stage):
         delivery = stage.delivery()
-        stage.run(delivery, message("m1", event_id="e1"), welcome("by event"))
+        stage.run(delivery, message("m1", event_id="0f3a91c2d47b5e68"), welcome("by event"))
         stage.run(delivery, message("m1"), welcome("by letter"))
 
-        assert stage.run(delivery, message("m9", event_id="e1"), welcome("by event")) == [welcome("by event")]
+        assert stage.run(delivery, message("m9", event_id="0f3a91c2d47b5e68"), welcome("by event")) == [
+            welcome("by event")
+        ]
         assert stage.run(delivery, message("m9", cdc_message_id="m1"), welcome("by letter")) == [welcome("by letter")]
         assert stage.run(delivery, message("m9"), welcome("by event"), welcome("by letter")) == []
 
@@ -366,14 +369,14 @@ class TestTheTable:
         assert left == [701, 202, 3, 4]
 
     def test_holds_no_text_and_no_recipient(self, database: Stage):
-        database.run(database.delivery(window=3600), message("m1", event_id="e1"), welcome())
+        database.run(database.delivery(window=3600), message("m1", event_id="0f3a91c2d47b5e68"), welcome())
 
         with Session(database.engine) as session:
             ((key, cause, *times),) = session.execute(select(metadata.tables["cdc_reactor_notifications"])).all()
         # SQLite keeps no zone; it is UTC.
         assert (key, cause, [time.replace(tzinfo=UTC) for time in times]) == (
             "welcome/42",
-            "greet/e1",
+            "greet/0f3a91c2d47b5e68",
             [NOON, NOON + HOUR],
         )
 
@@ -464,3 +467,41 @@ class TestTheHowTo:
         wanted = [str(ddl.compile(dialect=dialect)) for ddl in (CreateTable(table), CreateIndex(index))]
 
         assert "".join(shown.split()) == "".join(f"{'; '.join(wanted)};".split())
+
+
+def _same(session: Session) -> Session:
+    return session
+
+
+def test_a_key_is_free_again_where_its_sink_refused(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path}/keys.db")
+    metadata.create_all(engine)
+    sent: list[str] = []
+    is_up = False
+
+    def send(notifications: Sequence[Notification]) -> None:
+        if not is_up:
+            raise ConnectionError("the gateway is down")
+        sent.extend(n.dedupe_key for n in notifications)
+
+    delivery = Delivery(topic="notification.requested.v1", sink=send, in_database=True)
+    for message_id in ("first", "second"):
+        with Session(engine) as session:
+            ctx = Context(
+                handler="tell",
+                log=logging.getLogger("cdc_reactor"),
+                now=datetime.now(UTC),
+                open_session=partial(_same, session),
+                message=Message(b"{}", message_id=message_id),
+            )
+            finish = delivery.deliver([Notification(type="liked", recipients=("ada",), dedupe_key="k")], ctx)
+            session.commit()
+        assert finish is not None, "the key is free"
+        if message_id == "first":
+            with pytest.raises(ConnectionError):
+                finish()
+        else:
+            is_up = True
+            finish()
+
+    assert sent == ["k"]

@@ -491,7 +491,7 @@ class TestPoison:
         table.receive("a4 b2")
         table.complete(table.only())
 
-        behind = "an earlier change of this row is parked"
+        behind = "what came before it in its lane is parked"
         assert table.settlements() == [
             Settlement(table.delivery("a1"), DEAD_LETTER, "no", NO, "announce", 1),
             *(Settlement(table.delivery(name), DEAD_LETTER, behind, None, "announce") for name in ("a2", "a3")),

@@ -340,7 +340,7 @@ def test_an_error_of_the_start_is_the_exit_status_of_the_process(start, stage, t
     daemon = start(*run_of(stage, "--handlers", "broken.py"))
 
     assert (daemon.status(), daemon.out) == (2, "")
-    assert daemon.err.startswith("cdc-reactor: 1 handler module(s) cannot be imported; mend them or leave them out:\n")
+    assert daemon.err.startswith("cdc-reactor: 1 module(s) cannot be imported; mend them or leave them out:\n")
 
 
 # ── broker ──

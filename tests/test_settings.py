@@ -59,7 +59,7 @@ def origins(settings: Settings) -> dict[str, str]:
 def test_without_any_source_every_setting_is_its_default(folder):
     assert read(folder) == Settings()
     assert Settings() == Settings(
-        handlers=["table_handlers", "workers"],
+        handlers=["table_handlers", "workers", "events"],
         database_url=None,
         create_tables=False,
         unknown_table="ack",

@@ -436,3 +436,82 @@ def test_missing_topics_and_subscriptions_are_created_where_that_is_wanted(stage
             await until(lambda: seen == [b"x"])
 
     run(test)
+
+
+@pytest.mark.parametrize("keys", [["bad"], [""], ["a", "b"]], ids=["one key", "no key", "two keys"])
+def test_messages_that_wait_to_be_tried_again_leave_room_for_others(stage, keys):
+    seen: list[int] = []
+
+    @subscribes(PostUpvoted, subscription="upvotes", max_messages=1)
+    def note(event: PostUpvoted, ctx: Context) -> None:
+        if event.voter_id:
+            raise Retry("not now", delay=1_000)
+        seen.append(event.post_id)
+
+    async def test():
+        stage.publish(*(upvote(n, 1, key=keys[n % len(keys)]) for n in range(30)), topic="post.upvoted.v1")
+        stage.publish(*(upvote(n, key="good") for n in range(10)), topic="post.upvoted.v1")
+        async with running(stage, note):
+            await until(lambda: len(seen) == 10, show=lambda: (seen, stage.statistics("upvotes")))
+
+    run(test)
+
+    assert seen == list(range(10))
+
+
+def test_parking_a_message_without_a_key_keeps_nothing_back(stage):
+    seen: list[int] = []
+
+    @subscribes(PostUpvoted, subscription="upvotes", on_poison="park", max_attempts=1)
+    def note(event: PostUpvoted, ctx: Context) -> None:
+        if event.voter_id:
+            raise Reject("no")
+        seen.append(event.post_id)
+
+    async def test():
+        async with running(stage, note) as up:
+            keyed = [upvote(1, 1, key="k"), upvote(2, key="k"), upvote(3, key="other")]
+            stage.publish(*keyed, upvote(4, 1), upvote(5), topic="post.upvoted.v1")
+            await until(lambda: is_done(stage))
+            consumer, _ = up.daemon._consumers["upvotes"]
+            (queue,) = consumer._reactor._queues.values()
+            assert queue.parked == {"k"}
+
+    run(test)
+
+    assert sorted(seen) == [3, 5]
+    reasons = sorted(letter.attributes["cdc_error"] for letter in stage.letters())
+    assert reasons == ["no", "no", "what came before it in its lane is parked"]
+
+
+def test_a_slow_async_worker_leaves_room_for_the_others(stage):
+    release: list[asyncio.Event] = []
+    waiting = 0
+    quick: list[int] = []
+
+    @subscribes(PostUpvoted, subscription="upvotes", max_messages=1_500)
+    async def slow(event: PostUpvoted, ctx: Context) -> None:
+        nonlocal waiting
+        if not release:
+            release.append(asyncio.Event())
+        waiting += 1
+        await release[0].wait()
+
+    @subscribes(Counted, subscription="counted")
+    async def fast(event: Counted, ctx: Context) -> None:
+        quick.append(event.post_id)
+        if len(quick) == 5:
+            release[0].set()
+
+    async def test():
+        for _ in range(2):
+            stage.publish(*(upvote(n) for n in range(600)), topic="post.upvoted.v1")
+        async with running(stage, slow, fast):
+            await until(lambda: waiting == 1_200, show=lambda: waiting)
+            counted = [Message(json.dumps({"post_id": n}).encode()) for n in range(5)]
+            stage.publish(*counted, topic="post.counted.v1")
+            await until(lambda: is_done(stage) and is_done(stage, "counted"))
+
+    run(test)
+
+    assert sorted(quick) == list(range(5))

@@ -9,16 +9,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from queue import SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, create_engine, insert, select, update
 from sqlalchemy.pool import StaticPool
 
 from cdc_reactor import Context, Event, Reject, Retry, Row, handles
 from cdc_reactor.changes import CHANGE_OF, Batch, RowReader
 from cdc_reactor.columns import Placeholder
+from cdc_reactor.database import open_engine
 from cdc_reactor.decoder import Decoder
 from cdc_reactor.envelope import Envelope
 from cdc_reactor.errors import HandlerTimeout, WorldError
@@ -260,7 +263,11 @@ class TestEveryKind:
             return [p.attributes[EVENT_ID] for p in outcome.events if isinstance(p, Publication)]
 
         assert ids() == ids(attempt=2)
-        assert ids(attributes={EVENT_ID: "e", "traceparent": "t"}) == ids(attributes={EVENT_ID: "e"}) != ids()
+        assert (
+            ids(attributes={EVENT_ID: "0f3a91c2d47b5e68", "traceparent": "t"})
+            == ids(attributes={EVENT_ID: "0f3a91c2d47b5e68"})
+            != ids()
+        )
 
 
 # ── notifications ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -730,3 +737,57 @@ class TestTasks:
         (outcome,) = outcomes.wait(1)
         assert outcome == Outcome((NACK,), pause=WORLD_PAUSE, pause_reason="the run broke off (KeyboardInterrupt)")
         assert "interrupted: the run broke off" in caplog.text
+
+
+@pytest.mark.postgres
+def test_async_runs_that_want_the_same_row_do_not_stand_in_each_others_way_for_good(postgres_url):
+    """The first waits for something else while it holds the row; the second must let the event loop go."""
+    engine = open_engine(postgres_url)
+    points = Table(f"points_{uuid4().hex}", MetaData(), Column("id", Integer, primary_key=True), Column("n", Integer))
+    points.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(points), {"id": 1, "n": 0})
+
+    second_has_begun: list[asyncio.Event] = []
+
+    async def add(event: Upvoted, ctx: Context) -> None:
+        if second_has_begun:
+            second_has_begun[0].set()
+        else:
+            second_has_begun.append(asyncio.Event())
+        ctx.session.execute(update(points).values(n=points.c.n + 1))
+        await second_has_begun[0].wait()
+
+    executor, outcomes = Executor(engine), SimpleQueue[Outcome]()
+    worker = subscribes(Upvoted, subscription="points", name="add")(add)
+    for _ in range(2):
+        executor.start(work(worker), outcomes.put)
+    came = [outcomes.get(timeout=20) for _ in range(2)]
+    executor.close()
+
+    with engine.connect() as connection:
+        assert connection.scalar(select(points.c.n)) == 1
+    points.metadata.drop_all(engine)
+    engine.dispose()
+    assert sorted(tuple(outcome.verdicts) for outcome in came) == [(ACK,), (NACK,)]
+    (waits,) = [outcome for outcome in came if outcome.pause is not None]
+    assert waits.pause_reason.startswith("another run holds rows that this one needs")
+
+
+def test_a_worker_whose_runs_do_not_come_back_waits_instead_of_leaving_ever_more_threads(executor):
+    gate = threading.Event()
+
+    def hang(event: Upvoted, ctx: Context) -> None:
+        gate.wait(20)
+
+    worker = subscribes(Upvoted, subscription="hanging", timeout=0.001)(hang)
+    outcomes = [executor.run(work(worker)) for _ in range(10)]
+
+    assert [outcome.pause is None for outcome in outcomes] == [True] * 8 + [False] * 2
+    assert outcomes[-1].pause_reason.startswith(
+        "8 runs of hang did not come back after their timeout and are still out"
+    )
+    gate.set()
+    end = time.monotonic() + 20
+    while executor.run(work(worker)).pause is not None:
+        assert time.monotonic() < end, "they came back, and it goes on"
