@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from sqlalchemy import Engine, MetaData
 
 from cdc_reactor import __version__, notification_delivery
@@ -244,8 +244,12 @@ def _subscription(name: str, info: SubscriptionInfo | None) -> str:
     return f"{name} (topic {info.topic.rpartition('/')[2]}, {', '.join(kinds)})"
 
 
+# A line's number must not be cut off.
+_WHERE = Column("where", overflow="fold")
+
+
 def _table(handlers: Sequence[Handler[Any]]) -> Table:
-    table = Table("table", "handler", "batch", "wait", "on poison", "owner", "where")
+    table = Table("table", "handler", "batch", "wait", "on poison", "owner", _WHERE)
     for handler in handlers:
         table.add_row(
             str(handler.table_id),
@@ -260,7 +264,7 @@ def _table(handlers: Sequence[Handler[Any]]) -> Table:
 
 
 def _worker_table(workers: Sequence[Worker[Any]]) -> Table:
-    table = Table("subscription", "event", "worker", "kind", "at a time", "group", "owner", "where")
+    table = Table("subscription", "event", "worker", "kind", "at a time", "group", "owner", _WHERE)
     for worker in workers:
         table.add_row(
             worker.subscription,

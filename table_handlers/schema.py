@@ -57,11 +57,16 @@ page_visits = Table(
 _INSERTS: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
 
 
+def insert_into(session: Session, table: Table) -> Any:
+    """Begin an INSERT of the session's kind of database, which may say what to do on a conflict."""
+    return _INSERTS[session.get_bind().dialect.name](table)
+
+
 def upsert(session: Session, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows, or update those that are there already; the same rows twice change nothing."""
     if not rows:
         return
-    statement = _INSERTS[session.get_bind().dialect.name](table)
+    statement = insert_into(session, table)
     values = {column.name: statement.excluded[column.name] for column in table.columns if not column.primary_key}
     keys = list(table.primary_key.columns)
     # A list of parameters, not .values([...]): one statement, compiled once, however many rows there are.

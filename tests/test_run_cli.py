@@ -9,13 +9,9 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -24,6 +20,7 @@ from typer.testing import CliRunner
 from cdc_reactor.cli import app
 from cdc_reactor.local.broker_server import LocalBroker
 from tests.daemon_stage import Stage, change
+from tests.shells import Process, environment, until
 
 HANDLERS = '''
 """Users."""
@@ -58,84 +55,6 @@ BROKEN = '''"""Broken."""
 def note(:
 '''
 
-_never = threading.Event()
-
-
-def until(condition: Callable[[], Any], what: str, within: float = 30.0) -> Any:
-    """Wait for a condition; return what it gave."""
-    deadline = time.monotonic() + within
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {within:g} s: {what}"
-        _never.wait(0.01)
-    return found
-
-
-def environment() -> dict[str, str]:
-    """This process's, less what a developer may have set for a daemon of their own."""
-    theirs = ("CDC_", "PUBSUB_", "GOOGLE_CLOUD_PROJECT")
-    return {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
-
-
-class Process:
-    """A command in a process group of its own, as a terminal starts it; its output goes to files."""
-
-    def __init__(self, folder: Path, arguments: tuple[str, ...], number: int) -> None:
-        self._out, self._err = folder / f"out-{number}", folder / f"err-{number}"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "cdc_reactor.cli", *arguments],
-                cwd=folder,
-                env=environment(),
-                stdout=out,
-                stderr=err,
-                start_new_session=True,
-            )
-
-    @property
-    def out(self) -> str:
-        return self._out.read_text()
-
-    @property
-    def err(self) -> str:
-        return self._err.read_text()
-
-    def says(self, pattern: str, within: float = 30.0) -> re.Match[str]:
-        """Wait for something in its output."""
-
-        def found() -> re.Match[str] | None:
-            match = re.search(pattern, self.out + self.err)
-            assert match or self._process.poll() is None, f"it ended with {self._process.returncode}: {self.err}"
-            return match
-
-        match = until(found, f"{pattern!r} in {self.out}{self.err}", within)
-        assert isinstance(match, re.Match)
-        return match
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def terminate(self) -> None:
-        """Send SIGTERM to the process that was started, as an orchestrator does."""
-        self.send(signal.SIGTERM)
-
-    def interrupt(self) -> None:
-        """Press Ctrl-C: every process of the group gets the signal."""
-        os.killpg(self._process.pid, signal.SIGINT)
-
-    def status(self, within: float = 30.0) -> int:
-        return self._process.wait(within)
-
-    def group(self) -> list[str]:
-        """The processes of the group that are still there."""
-        return subprocess.run(
-            ["ps", "-o", "pid=", "-g", str(self._process.pid)], check=False, capture_output=True, text=True
-        ).stdout.split()
-
-    def end(self) -> None:
-        if self.group():
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(10)
-
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
@@ -143,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
     def start_one(*arguments: str) -> Process:
-        started.append(Process(tmp_path, arguments, len(started)))
+        started.append(Process(tmp_path, arguments, len(started), {}))
         return started[-1]
 
     yield start_one

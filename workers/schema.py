@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Integer, Table
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from table_handlers.schema import metadata
+from table_handlers.schema import insert_into, metadata
 
 reputations = Table(
     "reputations",
@@ -24,17 +23,15 @@ rewarded_upvotes = Table(
 
 __all__ = ["add_points", "insert_once", "metadata", "reputations", "rewarded_upvotes"]
 
-_INSERTS: Mapping[str, Any] = {"postgresql": postgresql.insert, "sqlite": sqlite.insert}
-
 
 def insert_once(session: Session, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row unless it is there; tell whether it is new. Of two transactions at once one waits for the other."""
-    statement = _INSERTS[session.get_bind().dialect.name](table).values(**row).on_conflict_do_nothing()
+    statement = insert_into(session, table).values(**row).on_conflict_do_nothing()
     return bool(session.execute(statement.returning(*table.primary_key.columns)).all())
 
 
 def add_points(session: Session, user_id: int, points: int) -> None:
     """Add to a user's reputation, whoever else does so at the same time."""
-    statement = _INSERTS[session.get_bind().dialect.name](reputations).values(user_id=user_id, points=points)
+    statement = insert_into(session, reputations).values(user_id=user_id, points=points)
     more = reputations.c.points + statement.excluded.points
     session.execute(statement.on_conflict_do_update(index_elements=[reputations.c.user_id], set_={"points": more}))

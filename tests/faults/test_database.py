@@ -18,6 +18,10 @@ pytestmark = pytest.mark.postgres
 #: What the issue promises, in seconds.
 RESUME = 5.0
 
+_BATCH = 10
+# As many as the daemon has by default.
+_THREADS = 8
+
 
 @pytest.fixture
 def proxy(postgres_url: str) -> Iterator[Proxy]:
@@ -45,7 +49,7 @@ def test_a_database_that_is_down_for_a_while_costs_no_change_its_life(
         handlers=stage.here / "reacting_in_database.py",
         database_url=proxy.url,
         create_tables="true",
-        variables={"WORK": "0.05", "BATCH": "10"},
+        variables={"WORK": "0.05", "BATCH": str(_BATCH)},
     )
     stage.publish(changes)
     until(lambda: _count(database) > 300, "the run is under way")
@@ -62,7 +66,8 @@ def test_a_database_that_is_down_for_a_while_costs_no_change_its_life(
     stage.until_settled()
     note(f"database down for {outage:g} s: resumed {resumed:.2f} s after it was back")
 
-    assert violations(stage.story(changes, effects=_effects(database))) == []
+    # A commit whose answer was cut off may have been done or not, and is done again: a batch of each thread at most.
+    assert violations(stage.story(changes, effects=_effects(database), in_flight=_THREADS * _BATCH)) == []
     assert before < len(changes)
     assert resumed <= RESUME
 

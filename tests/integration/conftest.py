@@ -11,7 +11,7 @@ from cdc_reactor.local.broker_server import LocalBroker
 from cdc_reactor.local.clocks import VirtualClock
 from tests.daemon_stage import Stage
 from tests.integration import forum
-from tests.integration.shells import Process
+from tests.shells import Process
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from cdc_reactor.messages import Message
 from table_handlers.schema import post_authors
 from tests.daemon_stage import Stage
 from tests.integration import forum
-from tests.integration.shells import Process, until
+from tests.shells import Process, until
 from workers.schema import reputations, rewarded_upvotes
 
 WORKERS = ("post-upvoted-reputation", "post-upvoted-notify-author")

@@ -13,7 +13,7 @@ import pytest
 from cdc_reactor.messages import Message
 from tests.daemon_stage import Stage
 from tests.integration import forum
-from tests.integration.shells import Process, until
+from tests.shells import Process, until
 
 #: Who decides the layout of the digest.
 EXPERIMENTS = """

@@ -14,8 +14,8 @@ from cdc_reactor import Context, Event, Message, ProtobufEvent, subscribes
 from cdc_reactor.errors import DecodeError
 from cdc_reactor.events import event_type
 from cdc_reactor.local.broker_server import LocalBroker
+from tests import shells
 from tests.daemon_stage import NAME, Stage, run, running, until
-from tests.integration import shells
 from tests.integration.candidates import DEFINITION, MatchedCandidate
 
 TOPIC = "candidate.matched.v1"

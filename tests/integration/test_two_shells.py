@@ -9,9 +9,10 @@ import pytest
 
 from cdc_reactor.database import open_engine
 from cdc_reactor.messages import Message
+from tests import shells
 from tests.daemon_stage import Stage
-from tests.integration import forum, shells
-from tests.integration.shells import until
+from tests.integration import forum
+from tests.shells import until
 from workers.schema import reputations, rewarded_upvotes
 
 CHANGES = forum.of_tables(forum.captured("forum_schemas_on.records.ndjson"), "posts", "votes")

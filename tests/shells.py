@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 _never = threading.Event()
 
@@ -72,9 +72,17 @@ class Process:
         assert isinstance(match, re.Match)
         return match
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process that was started."""
+        self._process.send_signal(number)
+
     def terminate(self) -> None:
         """Send SIGTERM, as an orchestrator does."""
-        self._process.send_signal(signal.SIGTERM)
+        self.send(signal.SIGTERM)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: every process of the group gets the signal."""
+        os.killpg(self._process.pid, signal.SIGINT)
 
     def kill(self) -> None:
         """End it as a crash does, and wait for its end."""
@@ -85,9 +93,15 @@ class Process:
         """Wait for its end; return its exit status, negative for a signal."""
         return self._process.wait(within)
 
+    def group(self) -> list[str]:
+        """The processes of the group that are still there."""
+        return subprocess.run(
+            ["ps", "-o", "pid=", "-g", str(self._process.pid)], check=False, capture_output=True, text=True
+        ).stdout.split()
+
     def end(self) -> None:
         """Leave nothing behind."""
-        if self._process.poll() is None:
+        if self.group():
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(10)
 
