@@ -49,7 +49,7 @@ def main() -> None:
     """Run it and print the figures as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many_workers", description=__doc__)
     parser.add_argument("--workers", type=int, default=200)
-    parser.add_argument("--topics", type=int, default=50, help="over which the workers are spread")
+    parser.add_argument("--topics", type=int, default=20, help="over which the workers are spread")
     parser.add_argument("--rate", type=float, default=10.0, help="messages a second for each worker")
     parser.add_argument("--seconds", type=float, default=60.0)
     given = parser.parse_args()

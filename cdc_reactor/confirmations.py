@@ -8,7 +8,6 @@ independent of any stream. Neighbours: `leases` says what is held, `pubsub` says
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable, Coroutine, Iterable
 from math import inf
 from typing import Any, Protocol
@@ -138,9 +137,7 @@ class Confirmations:
             self._acking.add(task)
             task.add_done_callback(self._acknowledged)
         if self._acks and self._linger is None and not self._is_closed:
-            # Not all of the same length: hundreds of subscriptions would send all at once.
-            seconds = self._linger_seconds * (0.5 + random.random() / 2)  # noqa: S311 - no secret
-            self._linger = asyncio.get_running_loop().call_later(seconds, self._linger_is_over)
+            self._linger = asyncio.get_running_loop().call_later(self._linger_seconds, self._linger_is_over)
 
     def _linger_is_over(self) -> None:
         self._linger = None

@@ -57,6 +57,10 @@ class Subscription(Protocol):
         """Give back, in this order."""
 
     @property
+    def has_more(self) -> bool:
+        """Whether `receive` would not wait."""
+
+    @property
     def limits(self) -> Limits:
         """How much is held at most."""
 
@@ -183,8 +187,9 @@ class Consumer(ABC):
             size_bytes = sum([len(d.message.data) for d in deliveries])
             self._around.telemetry.received(self.name, len(deliveries), size_bytes)
             await self.take_in(deliveries)
-            # A stream that always has something more must not keep all others waiting.
-            await asyncio.sleep(0)
+            if self._subscription.has_more:
+                # A stream that always has something more must not keep all others waiting.
+                await asyncio.sleep(0)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, but not longer than until the drain begins."""
@@ -271,7 +276,8 @@ class Consumer(ABC):
             self._breakers[work.consumer.name].note(applied, 0, self._loop.time())
         self._reactor.complete(work, outcome, self._loop.time())
         self._settle()
-        self._around.turns.came_back(self)
+        if self._reactor.outstanding or self._around.turns.has_waiting:
+            self._around.turns.came_back(self)
         if not self._running:
             self._idle.set()
 

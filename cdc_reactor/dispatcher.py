@@ -18,8 +18,8 @@ from cdc_reactor.workers import Worker
 _LARGEST_MESSAGE = 10 * 2**20
 # Acknowledgements of few messages each, of hundreds of subscriptions, would be most of what a process does: so many
 # requests a second are enough, as long as none waits longer than that, in seconds.
-_ACK_REQUESTS_A_SECOND = 400
-_LONGEST_LINGER = 0.5
+_ACK_REQUESTS_A_SECOND = 250
+_LONGEST_LINGER = 0.8
 
 
 def chosen(workers: Sequence[Worker[Any]], groups: Sequence[str] | None) -> list[Worker[Any]]:

@@ -207,6 +207,11 @@ class Subscription:
             await self.close()
             raise self._failure
 
+    @property
+    def has_more(self) -> bool:
+        """Whether `receive` would not wait."""
+        return bool(self._arrived) or self._failure is not None or self._is_stopping
+
     async def receive(self) -> list[Delivery]:
         """Wait for deliveries and return all that have arrived, in order; none once the intake was stopped.
 

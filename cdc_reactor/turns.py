@@ -31,6 +31,11 @@ class Turns:
         self._runner = runner
         self._waiting: dict[Waiting, None] = {}
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether anybody stands in it."""
+        return bool(self._waiting)
+
     def wait(self, who: Waiting) -> None:
         """Stand at the end, unless it waits already."""
         self._waiting.setdefault(who)

@@ -61,10 +61,10 @@ def test_a_worker_cannot_share_the_subscription_of_the_changes():
     ("options", "settings", "workers", "expected"),
     [
         ({}, {}, 1, {"max_messages": 40, "max_bytes": 104_857_600}),
-        ({"max_messages": 1}, {}, 200, {"max_messages": 2, "max_bytes": 10_485_760, "linger": 0.5}),
-        ({"max_messages": 1}, {}, 20, {"max_messages": 2, "max_bytes": 10_485_760, "linger": 0.05}),
-        ({"max_messages": 1}, {}, 2_000, {"max_messages": 2, "max_bytes": 10_485_760, "linger": 0.5}),
-        ({"timeout": 500}, {"max_bytes": 0}, 3, {"max_messages": 40, "max_bytes": 0, "max_lease": 1000.0}),
+        ({"max_messages": 1}, {}, 200, {"max_messages": 2, "max_bytes": 10_485_760, "linger": 0.8}),
+        ({"max_messages": 1}, {}, 20, {"max_messages": 2, "max_bytes": 10_485_760, "linger": 0.08}),
+        ({"max_messages": 1}, {}, 2_000, {"max_messages": 2, "max_bytes": 10_485_760, "linger": 0.8}),
+        ({"timeout": 500}, {"max_bytes": 0}, 2, {"max_messages": 40, "max_bytes": 0, "max_lease": 1000.0}),
     ],
 )
 def test_what_is_held_follows_from_what_is_handled_at_a_time(options, settings, workers, expected):
