@@ -244,12 +244,13 @@ def _subscription(name: str, info: SubscriptionInfo | None) -> str:
     return f"{name} (topic {info.topic.rpartition('/')[2]}, {', '.join(kinds)})"
 
 
-# A line's number must not be cut off.
-_WHERE = Column("where", overflow="fold")
+def _whole(name: str) -> Column:
+    """Make a column of which nothing may be cut off."""
+    return Column(name, overflow="fold")
 
 
 def _table(handlers: Sequence[Handler[Any]]) -> Table:
-    table = Table("table", "handler", "batch", "wait", "on poison", "owner", _WHERE)
+    table = Table("table", "handler", "batch", "wait", "on poison", "owner", _whole("where"))
     for handler in handlers:
         table.add_row(
             str(handler.table_id),
@@ -264,7 +265,7 @@ def _table(handlers: Sequence[Handler[Any]]) -> Table:
 
 
 def _worker_table(workers: Sequence[Worker[Any]]) -> Table:
-    table = Table("subscription", "event", "worker", "kind", "at a time", "group", "owner", _WHERE)
+    table = Table(_whole("subscription"), "event", "worker", "kind", "at a time", "group", "owner", _whole("where"))
     for worker in workers:
         table.add_row(
             worker.subscription,

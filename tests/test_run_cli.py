@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import logging
 import os
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from cdc_reactor import run_command
 from cdc_reactor.cli import app
+from cdc_reactor.discovery import load_handlers
 from cdc_reactor.local.broker_server import LocalBroker
 from tests.daemon_stage import Stage, change
 from tests.shells import Process, environment, until
@@ -312,3 +316,16 @@ def test_config_shows_what_is_in_force_and_where_it_came_from(start, tmp_path):
     assert ["run.threads", "3", "cdc-reactor.toml:3"] in lines
     assert shown.err == ""
     assert (wrong.status(), wrong.err) == (2, "cdc-reactor: flag --config: there is no file nowhere.toml\n")
+
+
+def test_each_table_of_the_start_shows_its_own_places_whole():
+    found = load_handlers(["table_handlers", "workers"])
+    console = Console(width=200, record=True, file=io.StringIO())
+
+    for table in (run_command._table(found.handlers), run_command._worker_table(found.workers)):
+        console.print(table)
+
+    told = console.export_text().splitlines()
+    for each in (*found.handlers, *found.workers):
+        (line,) = [line for line in told if f"│ {each.name} " in line]
+        assert run_command._shortened(each.place) in line
