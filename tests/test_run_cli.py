@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -326,6 +327,7 @@ def test_each_table_of_the_start_shows_its_own_places_whole():
         console.print(table)
 
     told = console.export_text().splitlines()
-    for each in (*found.handlers, *found.workers):
+    declared: list[Any] = [*found.handlers, *found.workers]
+    for each in declared:
         (line,) = [line for line in told if f"│ {each.name} " in line]
         assert run_command._shortened(each.place) in line
