@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,41 +22,9 @@ from cdc_reactor.messages import NO_ATTRIBUTES, Delivery, Message
 from cdc_reactor.pubsub import Limits, Subscription
 from cdc_reactor.pubsub_connection import CREATE_SUBSCRIPTION, Connection
 from cdc_reactor.pubsub_publisher import Publisher
+from tests.daemon_stage import run, travel, until
 
 NAME = "projects/p/subscriptions/orders-s"
-
-
-class TravellingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock can be put forward."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test on such a loop; whatever a task or the loop complains of fails it."""
-    complaints: list[Any] = []
-    with asyncio.Runner(loop_factory=TravellingLoop) as runner:
-        runner.get_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        runner.run(test())  # type: ignore[arg-type]  # every test is a coroutine function
-    # gRPC has one queue for all event loops of a thread, and now and then serves one of a test that is over.
-    assert [c for c in complaints if "PollerCompletionQueue" not in c["message"]] == []
-
-
-def travel(seconds: float) -> None:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, TravellingLoop)
-    loop.ahead += seconds
-
-
-async def until(condition: Callable[[], object], within: float = 10.0) -> None:
-    """Wait for a condition, by the real clock."""
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 @dataclass
