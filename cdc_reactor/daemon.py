@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -300,46 +300,46 @@ class Daemon:
 
     async def _open_workers(self, connection: Connection, handlers: Surroundings, stack: AsyncExitStack) -> None:
         """Open the subscriptions of all workers at once: some brokers say nothing for a while."""
-        workers, pubsub, telemetry = self._parts.workers, self._settings.pubsub, self._parts.telemetry
-        assert self._executor is not None, "it is made before its runners"
-        # A task costs no thread, so there is one for each message. On SQLite one at a time: another would wait for its
-        # lock on the event loop, where the holder could not go on.
-        wanted = sum(worker.max_messages for worker in workers if worker.is_async)
-        tasks = TaskRunner(self._executor.start, 1 if self._is_on_sqlite else max(1, wanted))
-        stack.callback(tasks.close)
-        self._runners.append(tasks)
-        threads = self._worker_threads
-        is_shared = self._is_on_sqlite and not self._settings.run.processes
-        of_threads = handlers if is_shared else replace(handlers, **_with(self._thread_runner(threads, stack)))
-        of_tasks = replace(handlers, **_with(tasks))
-        share = share_of(threads)
-        opening: list[Coroutine[Any, Any, None]] = []
-        closing: list[Subscription] = []
-        stack.push_async_callback(_close_all, closing)
+        workers = self._parts.workers
+        of_threads, of_tasks = self._of_workers(handlers, stack)
+        subscriptions: list[Subscription] = []
+        stack.push_async_callback(_close_all, subscriptions)
         for worker in workers:
             subscription = Subscription(
                 connection,
                 worker.subscription,
-                limits=limits_of(worker, pubsub, len(workers)),
-                observer=telemetry.of_subscription(worker.subscription),
+                limits=limits_of(worker, self._settings.pubsub, len(workers)),
+                observer=self._parts.telemetry.of_subscription(worker.subscription),
                 publish_times=True,
             )
-            closing.append(subscription)
-            around = of_tasks if worker.is_async else of_threads
+            subscriptions.append(subscription)
             around = replace(
-                around,
-                dead_letter_topic=worker.dead_letter or around.dead_letter_topic,
+                of_tasks if worker.is_async else of_threads,
+                dead_letter_topic=worker.dead_letter or self._settings.dead_letter_topic,
                 retry_limit=subscription.limits.max_lease,
             )
-            consumer = WorkerConsumer(
-                worker, subscription, surroundings=around, max_running=None if worker.is_async else share
-            )
+            share = None if worker.is_async else share_of(self._worker_threads)
+            consumer = WorkerConsumer(worker, subscription, surroundings=around, max_running=share)
             self._consumers[worker.subscription] = consumer, subscription
-            opening.append(subscription.open())
         # All of them come to their end before the first failure is told: what half opened could not be closed.
-        failures = [each for each in await asyncio.gather(*opening, return_exceptions=True) if each is not None]
-        if failures:
-            raise failures[0]
+        opening = [subscription.open() for subscription in subscriptions]
+        for failure in await asyncio.gather(*opening, return_exceptions=True):
+            if failure is not None:
+                raise failure
+
+    def _of_workers(self, handlers: Surroundings, stack: AsyncExitStack) -> tuple[Surroundings, Surroundings]:
+        """Make what workers run in: threads for `def`, tasks for `async def`."""
+        assert self._executor is not None, "it is made before its runners"
+        # A task costs no thread, so there is one for each message. On SQLite one at a time: another would wait for its
+        # lock on the event loop, where the holder could not go on.
+        wanted = sum(worker.max_messages for worker in self._parts.workers if worker.is_async)
+        tasks = TaskRunner(self._executor.start, 1 if self._is_on_sqlite else max(1, wanted))
+        stack.callback(tasks.close)
+        self._runners.append(tasks)
+        of_tasks = replace(handlers, **_with(tasks))
+        if self._is_on_sqlite and not self._settings.run.processes:
+            return handlers, of_tasks
+        return replace(handlers, **_with(self._thread_runner(self._worker_threads, stack))), of_tasks
 
     @property
     def _worker_threads(self) -> int:
